@@ -1,0 +1,46 @@
+"""A statement in a few lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FRACTIONS = ("activation", "gradient", "weight")
+LOSS_NAMES = {"cross_entropy": "softmax cross-entropy", "square": "square loss"}
+
+
+def statement_lines(statement: Mapping[str, Any]) -> list[str]:
+    """`statement` is what `Statement.to_json` returns; one line an aspect, each beginning with its name."""
+    first, steps = statement["first_step"], statement["steps"]
+    return [
+        named_line("steps", f"{first} to {first + steps - 1} ({steps}), segment {statement['segment']}"),
+        *run_lines([statement]),
+        named_line("start weights", f"commitment {statement['start_commitment'][:16]}..."),
+        named_line("end weights", f"commitment {statement['end_commitment'][:16]}..."),
+        named_line("statement", f"SHA-256 {statement['digest']}"),
+    ]
+
+
+def run_lines(statements: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What all segments of a chain share; `statements` holds one JSON view for each segment, at least one."""
+    statement = statements[0]
+    rates = [rate for one in statements for rate in one["learning_rates"]]
+    return [
+        named_line("network", f"{'-'.join(map(str, statement['widths']))}, {LOSS_NAMES[statement['loss']]}"),
+        named_line("data", f"{statement['rows']} rows, commitment {statement['data_commitment'][:16]}..."),
+        named_line("batches", f"{statement['batch']} rows each, drawn by the public seed {statement['seed']!r}"),
+        named_line("learning rate", _rate_text(rates)),
+        named_line("fixed point", ", ".join(f"{kind} {statement[f'{kind}_bits']} bits" for kind in FRACTIONS)),
+    ]
+
+
+def _rate_text(rates: list[float]) -> str:
+    """One rate, or the first, the last and the extremes of a schedule."""
+    if min(rates) == max(rates):
+        return f"{rates[0]:.6g}"
+    return f"from {rates[0]:.6g} to {rates[-1]:.6g}, between {min(rates):.6g} and {max(rates):.6g}"
+
+
+def named_line(name: str, text: str) -> str:
+    """One line of a summary."""
+    return f"  {name:<15}{text}"

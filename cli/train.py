@@ -1,0 +1,102 @@
+"""`zkaudit train`: exact training on committed data, and the trace that `zkaudit prove` needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zkaudit.cli.command import Command
+from zkaudit.cli.outcome import DONE
+from zkaudit.cli.progress import ProgressBar
+from zkaudit.zk.errors import BadInput
+
+if TYPE_CHECKING:
+    from zkaudit.training.config import RunConfig
+    from zkaudit.training.fixedpoint import Result, Run
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Commit to data and start weights, draw the batches from that, train, write model and metrics."""
+    # Loads torch, which no other command needs.
+    from zkaudit.training import config, fixedpoint
+    from zkaudit.zk import prover
+    from zkaudit.zk.statement import batch_rows
+
+    started = time.perf_counter()
+    folder: Path = arguments.out
+    settings = config.load(arguments.config)
+    _refuse_foreign(folder)
+    prepared = fixedpoint.prepare(settings, folder)
+    metrics, model = folder / "metrics.json", folder / "model.safetensors"
+    if prepared.trace.complete and metrics.exists() and model.exists():
+        print(f"{folder}: this run is complete")
+        return DONE
+    _show_rates(settings)
+    batches = batch_rows(prover.commit_start(folder), prepared.rows, settings.training.batch, 0, settings.training.steps)
+    with ProgressBar() as progress:
+        result = prepared.train(batches, lambda done, steps: progress(f"training, step {done} of {steps}", done / steps))
+    fixedpoint.write_model(model, result.start, result.end, settings.fixed_point)
+    _write_metrics(metrics, settings, prepared, result, time.perf_counter() - started)
+    print(f"{folder}: {settings.training.steps} steps in {time.perf_counter() - started:.1f} s")
+    print(f"test accuracy: {result.test_accuracy:.2%} in fixed point, {result.float_test_accuracy:.2%} in float32, same steps")
+    return DONE
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """A run is made readable by its owner only, which no other folder should be subjected to."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; a run needs a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).is_dir() for name in ("trace", ".trace.part")):
+        raise BadInput(f"{folder} holds something else than a training run: give the run another folder")
+
+
+def _show_rates(settings: RunConfig) -> None:
+    """Say so if the learning rate is not what was asked for: it must be a multiple of batch / 2^k."""
+    wanted, used = settings.training.learning_rate, settings.settings.learning_rates
+    furthest = max(range(len(used)), key=lambda step: abs(used[step] / wanted[step] - 1))
+    if abs(used[furthest] / wanted[furthest] - 1) > 1e-9:
+        step = f" of step {furthest}" if len(set(wanted)) > 1 else ""
+        print(f"learning rate{step}: {wanted[furthest]:g} becomes {used[furthest]:g}, the nearest that fixed_point can express")
+
+
+def _write_metrics(path: Path, settings: RunConfig, prepared: Run, result: Result, seconds: float) -> None:
+    from zkaudit.training.private_file import write_whole
+
+    metrics = {
+        "test_accuracy": result.test_accuracy,
+        "float_test_accuracy": result.float_test_accuracy,
+        "learning_rate": _rates(settings.settings.learning_rates),
+        "steps": settings.training.steps,
+        "batch": settings.training.batch,
+        "loss": settings.training.loss,
+        "widths": list(prepared.widths),
+        "training_rows": prepared.rows,
+        "seconds": seconds,
+    }
+    write_whole(path, json.dumps(metrics, indent=2).encode() + b"\n")
+
+
+def _rates(rates: Sequence[float]) -> float | list[float]:
+    """The effective learning rate: one number, or one a step where they differ."""
+    return rates[0] if len(set(rates)) == 1 else list(rates)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG, --out."""
+    parser.add_argument("config", metavar="CONFIG.toml", type=Path, help="what to train, on what and how")
+    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the folder to write, for its owner only")
+
+
+EXAMPLES = """\
+examples:
+  zkaudit train examples/digits.toml --out runs/digits
+
+RUN gets model.safetensors (start and end weights), metrics.json and the trace. RUN is secret: it holds data and
+weights. If train is stopped, the same command goes on where it was.
+"""
+
+COMMAND = Command("train", "train a network exactly, leaving what a proof needs", EXAMPLES, add_arguments, run)

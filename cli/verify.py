@@ -1,0 +1,120 @@
+"""`zkaudit verify`: whether a proof, or a chain of proofs, holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zkaudit.cli import threads
+from zkaudit.cli.command import Command
+from zkaudit.cli.outcome import DONE, INVALID, explain
+from zkaudit.cli.summary import named_line, run_lines
+from zkaudit.zk.errors import BadInput, InvalidProof
+
+if TYPE_CHECKING:
+    from zkaudit.zk.verifier import Verdict
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the verdict: VALID with what was proved, or INVALID with the check that failed."""
+    started = time.perf_counter()
+    try:
+        verdict, weights = _verdict(arguments)
+    except Exception as error:
+        if not arguments.json:
+            raise
+        reason, code = explain(error)
+        print(json.dumps(_refused(reason, time.perf_counter() - started)))
+        return code
+    if arguments.json:
+        print(json.dumps({**asdict(verdict), "model_weights": weights}))
+    else:
+        _show(verdict, arguments.model, weights)
+    return DONE if verdict.valid else INVALID
+
+
+def _verdict(arguments: argparse.Namespace) -> tuple[Verdict, str | None]:
+    """The verdict, and which weights the model was found to hold: "start", "end", or None without --model."""
+    if (arguments.model is None) != (arguments.opening is None):
+        raise BadInput("--model and --opening go together: the opening is what ties the model to the proof")
+    from zkaudit.zk import verifier  # loads native code, which --help can do without
+
+    threads.use(arguments.threads)
+    verdict = verifier.verify_files(arguments.files)
+    if not verdict.valid or arguments.model is None:
+        return verdict, None
+    try:
+        return verdict, _check_model(arguments)
+    except InvalidProof as error:
+        return replace(verdict, valid=False, reason=str(error)), None
+
+
+def _check_model(arguments: argparse.Namespace) -> str:
+    from zkaudit.zk import opening, proof_file
+
+    files = [file for path in arguments.files for file in (sorted(path.glob("segment-*.zkp")) if path.is_dir() else [path])]
+    files.sort(key=lambda file: proof_file.read(file).statement.segment)
+    # Weights between two segments are committed too, but they are neither where training began nor where it ended.
+    commitment = opening.load(arguments.opening).commitment
+    for which, file in (("end", files[-1]), ("start", files[0])):
+        if commitment == getattr(proof_file.read(file).statement, which):
+            opening.check_model(file, arguments.model, arguments.opening)
+            return which
+    raise InvalidProof(f"{arguments.opening} opens neither the start nor the end weights of this training")
+
+
+def _refused(reason: str, seconds: float) -> dict[str, Any]:
+    """What --json prints when there was nothing to verify: the keys of a verdict."""
+    return {
+        "valid": False,
+        "reason": reason,
+        "steps": 0,
+        "segments": 0,
+        "soundness_bits": 0,
+        "seconds": seconds,
+        "statements": [],
+        "assumes": "",
+        "model_weights": None,
+    }
+
+
+def _show(verdict: Verdict, model: Path | None, weights: str | None) -> None:
+    if not verdict.valid:
+        print(f"INVALID: {verdict.reason}")
+        return
+    steps = "1 step" if verdict.steps == 1 else f"{verdict.steps} steps"
+    chain = "" if verdict.segments == 1 else f" in a chain of {verdict.segments} segments"
+    print(f"VALID: {steps} of training{chain} (verified in {verdict.seconds:.2f} s)")
+    for line in run_lines(verdict.statements):
+        print(line)
+    if weights is not None:
+        print(named_line("model", f"{model}: its tensors '{weights}.*' are exactly the {weights} weights of this training"))
+    print(named_line("soundness", f"a false statement passes with probability below 2^-{verdict.soundness_bits}"))
+    if verdict.assumes:
+        print(named_line("not shown", verdict.assumes))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """FILE..., --json, --model, --opening, --threads."""
+    parser.add_argument("files", metavar="FILE", type=Path, nargs="+", help="a proof, the segments of a chain, or their folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--model", metavar="MODEL", type=Path, help="a model.safetensors that should hold the end weights")
+    parser.add_argument("--opening", metavar="OPENING", type=Path, help="what `zkaudit reveal` wrote for that model")
+    threads.add_option(parser)
+
+
+EXAMPLES = """\
+examples:
+  zkaudit verify digits.zkp
+  zkaudit verify digits-proofs/
+  zkaudit verify digits.zkp --json
+  zkaudit verify digits.zkp --model model.safetensors --opening digits.opening
+
+exit codes: 0 valid, 1 invalid, 2 the files cannot be used
+"""
+
+COMMAND = Command("verify", "verify a proof of training", EXAMPLES, add_arguments, run)

@@ -1,0 +1,98 @@
+// Python bindings of the sumcheck rounds and of the fraction tree.
+#pragma once
+
+#include <nanobind/stl/vector.h>
+
+#include <vector>
+
+#include "arrays.hpp"
+#include "logup.cuh"
+#include "parallel.hpp"
+#include "sumcheck.cuh"
+
+namespace zkaudit {
+
+/// The terms with what each shares with the one before it. A term leaves its products behind, all but the last one.
+inline std::vector<ProductTerm> shared_prefixes(const std::vector<std::vector<int>>& terms, std::vector<int>& factors) {
+    std::vector<ProductTerm> out;
+    std::vector<int> before;
+    for (const std::vector<int>& term : terms) {
+        const size_t left = before.size() > 1 ? before.size() - 1 : before.size();
+        const size_t most = std::min(left, term.size() - 1);
+        size_t shared = 0;
+        while (shared < most && before[shared] == term[shared]) ++shared;
+        const int begin = static_cast<int>(factors.size());
+        factors.insert(factors.end(), term.begin(), term.end());
+        out.push_back({begin, static_cast<int>(factors.size()), static_cast<int>(shared)});
+        before = term;
+    }
+    return out;
+}
+
+inline void products_round(const std::vector<Input>& tables, const std::vector<std::vector<int>>& terms, int degree, const Output& out) {
+    std::vector<const Scalar*> pointers;
+    for (const Input& table : tables) pointers.push_back(elements(table));
+    std::vector<int> factors;
+    const std::vector<ProductTerm> program = shared_prefixes(terms, factors);
+    const ProductsRound kernel{pointers.data(), factors.data(), program.data(), static_cast<int>(pointers.size()), static_cast<int>(program.size()), degree};
+    Scalar sums[max_degree];
+    reduce<max_degree>(count(tables[0]) / 2, sums, kernel);
+    std::copy(sums, sums + degree, elements(out));
+}
+
+/// An odd last fraction passes through: its neighbour is 0 / 1.
+inline void fraction_layer(const Input& p, const Input& q, const Output& p_out, const Output& q_out) {
+    const int64_t n = count(p), pairs = n / 2;
+    for_each(pairs, FractionLayer{elements(p), elements(q), elements(p_out), elements(q_out)});
+    if (n % 2 != 0) {
+        elements(p_out)[pairs] = elements(p)[n - 1];
+        elements(q_out)[pairs] = elements(q)[n - 1];
+    }
+}
+
+/// out[0] = h(0), out[1] = h's leading coefficient. With an odd number of gates the last one is paired with a neutral gate;
+/// the pairs that are neutral altogether each have the value lambda at 0, and E sums to 1.
+inline void fraction_round(const Input& p, const Input& q, const Input& lambda, const Input& low, const Input& high, const Output& out) {
+    const int64_t gates = count(p) / 2, pairs = gates / 2, active = (gates + 1) / 2, width = count(low);
+    int64_t low_bits = 0;
+    while ((int64_t{1} << low_bits) < width) ++low_bits;
+    const Scalar factor = *elements(lambda);
+    const FractionRound kernel{elements(p), elements(q), elements(low), elements(high), factor, low_bits, std::min(width, chunk)};
+    Scalar* sums = elements(out);
+    reduce_jobs<2>((pairs + kernel.block - 1) / kernel.block, pairs, sums, [&](int64_t i, Scalar* local) { kernel.job<Lane>(i, pairs, local); });
+    if (active > pairs) {
+        const Gate<Scalar> last = Gate<Scalar>::load_strided(elements(p) + 4 * pairs, elements(q) + 4 * pairs, 0);
+        const Scalar weight = elements(low)[pairs & (width - 1)] * elements(high)[pairs >> low_bits];
+        sums[0] += weight * last.combined(factor);
+        sums[1] += weight * (Gate<Scalar>::neutral() - last).combined(factor);
+    }
+    Scalar present = Scalar::zero(), whole = Scalar::zero();
+    for (int64_t l = 0; l < width; ++l) whole += elements(low)[l];
+    for (int64_t h = 0; h < active >> low_bits; ++h) present += elements(high)[h];
+    present *= whole;
+    for (int64_t i = active & ~(width - 1); i < active; ++i) present += elements(low)[i & (width - 1)] * elements(high)[i >> low_bits];
+    sums[0] += factor * (Scalar::one() - present);
+}
+
+/// `neutral` is what a child of the missing gate of an odd layer has: 0 in p, 1 in q.
+inline void fraction_fold(const Input& old, const Input& r, const Input& neutral, const Output& out) {
+    const int64_t gates = count(old) / 2, pairs = gates / 2;
+    for_each(pairs, FractionFold{elements(old), elements(out), *elements(r)});
+    if (gates % 2 == 0) return;
+    for (int64_t c = 0; c < 2; ++c) {
+        const Scalar last = elements(old)[4 * pairs + c];
+        elements(out)[2 * pairs + c] = last + *elements(r) * (*elements(neutral) - last);
+    }
+}
+
+inline void bind_sumcheck(nb::module_& m) {
+    m.attr("MAX_DEGREE") = max_degree;
+    m.attr("MAX_TABLES") = max_tables;
+    m.attr("MAX_TERMS") = settle_period;
+    m.def("products_round", products_round, Release());
+    m.def("fraction_layer", fraction_layer, Release());
+    m.def("fraction_round", fraction_round, Release());
+    m.def("fraction_fold", fraction_fold, Release());
+}
+
+}  // namespace zkaudit

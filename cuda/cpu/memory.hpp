@@ -1,0 +1,80 @@
+// Memory for large arrays that is used again instead of returned to the system.
+//
+// A prover makes and drops arrays of the same sizes over and over. The system hands out fresh pages cleared, which costs
+// about as much as an addition an element; pages kept here cost nothing.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "arrays.hpp"
+
+namespace zkaudit {
+
+struct Block {
+    void* data;
+    size_t bytes;
+};
+
+/// Blocks nobody uses, oldest first. Python's lock is held whenever one comes or goes.
+class SpareBlocks {
+public:
+    static constexpr size_t limit = size_t{1} << 29;  // bytes kept at most
+    static constexpr size_t page = size_t{1} << 21;   // blocks are whole huge pages
+
+    Block take(size_t wanted) {
+        const size_t bytes = (wanted + page - 1) / page * page;
+        for (size_t i = spare_.size(); i-- > 0;) {
+            const Block block = spare_[i];
+            if (block.bytes < bytes || block.bytes > bytes + bytes / 4) continue;
+            remove(i);
+            return block;
+        }
+        void* data = std::aligned_alloc(page, bytes);
+        if (data == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+        madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+        return {data, bytes};
+    }
+
+    void give(const Block& block) {
+        spare_.push_back(block);
+        held_ += block.bytes;
+        while (held_ > limit) {
+            std::free(spare_.front().data);
+            remove(0);
+        }
+    }
+
+private:
+    void remove(size_t i) {
+        held_ -= spare_[i].bytes;
+        spare_.erase(spare_.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+
+    std::vector<Block> spare_;
+    size_t held_ = 0;
+};
+
+/// Lives as long as the process: arrays may outlast the module.
+inline SpareBlocks& spare_blocks() {
+    static SpareBlocks* const blocks = new SpareBlocks;
+    return *blocks;
+}
+
+/// An array of n elements with any contents.
+inline nb::ndarray<nb::numpy, uint64_t, nb::ndim<2>> empty(size_t n) {
+    Block* const block = new Block(spare_blocks().take(n * sizeof(Scalar)));
+    const nb::capsule owner(block, [](void* p) noexcept {
+        Block* const finished = static_cast<Block*>(p);
+        spare_blocks().give(*finished);
+        delete finished;
+    });
+    return nb::ndarray<nb::numpy, uint64_t, nb::ndim<2>>(static_cast<uint64_t*>(block->data), {n, size_t{Scalar::limbs}}, owner);
+}
+
+}  // namespace zkaudit

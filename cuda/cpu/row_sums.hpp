@@ -1,0 +1,238 @@
+// Many rows of small integers against the same points: each row's multi-exponentiation, by the cheaper of two methods.
+//
+// Dense rows share tables. The points are cut into groups of g; a table holds all 2^g subset sums of a group. Bit k of a
+// group's integers is one entry, added to plane k of the row; planes are then joined by doubling. A row of b-bit integers costs
+// b / g sums an integer, and a whole table is paid for once. The sums of one group are all independent, so batches are long.
+// Sparse rows and few rows go through buckets (pippenger.hpp).
+// Integers are read in two's complement: plane `bits` holds the signs and weighs -2^bits.
+#pragma once
+
+#include "pippenger.hpp"
+
+namespace zkaudit {
+
+/// What a row needs.
+struct RowShape {
+    int bits = 0;            // -2^bits <= x < 2^bits for all of its integers
+    bool negative = false;   // some are
+    int64_t nonzeros = 0;
+    int64_t ones = 0;        // bits set, in two's complement of bits + 1 bits
+
+    int planes() const { return bits + negative; }
+
+    /// Sums that the table method does, at most.
+    int64_t table_cost(int64_t groups) const { return std::min(ones, groups * planes()); }
+
+    int64_t bucket_cost() const {
+        const int width = best_width(nonzeros, bits);
+        return digit_windows(bits, width) * (nonzeros + 3 * (int64_t{1} << (width - 1)));
+    }
+};
+
+template <class T>
+struct RowSums {
+    const T* matrix;
+    int64_t rows, columns;
+    const Point* points;
+    Point* out;
+
+    void run() {
+        shapes.resize(rows);
+        for_jobs((rows + 15) / 16, rows * columns, [&](int64_t job) {
+            for (int64_t r = job * 16; r < std::min(rows, job * 16 + 16); ++r) shapes[r] = shape_of(matrix + r * columns);
+        });
+        sums.assign(rows, Projective<Base>::identity());
+        split();
+        sum_by_buckets();
+        for (size_t first = 0; first < dense.size();) first = sum_by_tables(first);
+        for_jobs((rows + point_chunk - 1) / point_chunk, rows * point_work, [&](int64_t c) {
+            const int64_t first = c * point_chunk;
+            make_affine(&sums[first], std::min(point_chunk, rows - first), out + first);
+        });
+    }
+
+private:
+    static constexpr int largest_group = 13;
+    static constexpr int64_t most_planes = 1 << 20;     // packed planes held at a time: 128 MiB
+    static constexpr int64_t table_points = 1 << 15;    // packed table entries held at a time: 4 MiB
+    static constexpr int64_t block_planes = PairAdder::capacity;
+
+    std::vector<RowShape> shapes;
+    std::vector<Projective<Base>> sums;
+    std::vector<int64_t> dense, sparse;  // rows of either method
+    int group = 1;
+
+    static RowShape shape_of(const T* row, int64_t columns) {
+        RowShape shape;
+        uint64_t any = 0;
+        for (int64_t i = 0; i < columns; ++i) {
+            const uint64_t x = word(row[i]);
+            const uint64_t sign = is_negative(row[i]) ? ~uint64_t{0} : 0;
+            any |= x ^ sign;
+            shape.negative |= sign != 0;
+            shape.nonzeros += x != 0;
+        }
+        shape.bits = any == 0 ? 0 : 64 - __builtin_clzll(any);
+        const uint64_t mask = shape.planes() == 64 ? ~uint64_t{0} : (uint64_t{1} << shape.planes()) - 1;
+        for (int64_t i = 0; i < columns; ++i) shape.ones += __builtin_popcountll(word(row[i]) & mask);
+        return shape;
+    }
+
+    RowShape shape_of(const T* row) const { return shape_of(row, columns); }
+
+    static uint64_t word(T x) { return static_cast<uint64_t>(static_cast<int64_t>(x)); }
+    static bool is_negative(T x) { return x < static_cast<T>(0); }
+
+    /// The group size that costs least for these rows, tables included, then each row to its cheaper method.
+    void split() {
+        int64_t best = INT64_MAX;
+        for (int g = 1; g <= largest_group; ++g) {
+            const int64_t groups = (columns + g - 1) / g;
+            int64_t cost = groups << g, buckets = 0;
+            std::vector<int64_t> by_table, by_buckets;
+            for (int64_t r = 0; r < rows; ++r) {
+                const RowShape& shape = shapes[r];
+                if (shape.nonzeros == 0) continue;
+                const bool table = shape.table_cost(groups) < shape.bucket_cost();
+                cost += table ? shape.table_cost(groups) : shape.bucket_cost();
+                buckets += shape.bucket_cost();
+                (table ? by_table : by_buckets).push_back(r);
+            }
+            if (cost < best) best = cost, group = g, dense = by_table, sparse = by_buckets;
+            if (buckets <= best) best = buckets, dense.clear(), sparse = nonzero_rows();
+        }
+    }
+
+    std::vector<int64_t> nonzero_rows() const {
+        std::vector<int64_t> out;
+        for (int64_t r = 0; r < rows; ++r) {
+            if (shapes[r].nonzeros != 0) out.push_back(r);
+        }
+        return out;
+    }
+
+    void sum_by_buckets() {
+        if (sparse.empty()) return;
+        constexpr size_t at_once = 256;
+        const SignedPoints both(points, columns);
+        for (size_t first = 0; first < sparse.size(); first += at_once) {
+            const size_t count = std::min(at_once, sparse.size() - first);
+            std::vector<std::vector<int16_t>> digits(count);
+            std::vector<int> widths(count), windows(count);
+            for_jobs(static_cast<int64_t>(count), static_cast<int64_t>(count) * columns, [&](int64_t i) {
+                const RowShape& shape = shapes[sparse[first + i]];
+                const int bits = shape.bits + 1;  // the magnitude of -2^bits has one bit more
+                widths[i] = best_width(shape.nonzeros, bits);
+                windows[i] = digit_windows(bits, widths[i]);
+                digits[i].resize(windows[i] * columns);
+                for (int64_t j = 0; j < columns; ++j) {
+                    const T x = matrix[sparse[first + i] * columns + j];
+                    const uint64_t magnitude = is_negative(x) ? 0 - word(x) : word(x);
+                    signed_digits(&magnitude, 1, is_negative(x), widths[i], windows[i], &digits[i][j], columns);
+                }
+            });
+            std::vector<DigitColumn> all;
+            std::vector<size_t> begins;
+            for (size_t i = 0; i < count; ++i) {
+                begins.push_back(all.size());
+                for (int k = 0; k < windows[i]; ++k) all.push_back({&digits[i][k * columns], columns, widths[i]});
+            }
+            std::vector<Projective<Base>> parts;
+            sum_columns(both, all, parts);
+            for_jobs(static_cast<int64_t>(count), static_cast<int64_t>(count) * point_work, [&](int64_t i) {
+                sums[sparse[first + i]] = joined_windows(&parts[begins[i]], windows[i], widths[i]);
+            });
+        }
+    }
+
+    /// dense[first..] as far as their planes fit in memory; returns where it stopped.
+    size_t sum_by_tables(size_t first) {
+        std::vector<int64_t> begins;  // of each row's planes
+        int64_t planes = 0;
+        size_t end = first;
+        for (; end < dense.size() && (end == first || planes + shapes[dense[end]].planes() <= most_planes); ++end) {
+            begins.push_back(planes);
+            planes += shapes[dense[end]].planes();
+        }
+        std::vector<size_t> blocks{first};  // rows whose planes one batch takes
+        for (size_t i = first; i < end; ++i) {
+            if (begins[i - first] + shapes[dense[i]].planes() - begins[blocks.back() - first] > block_planes) blocks.push_back(i);
+        }
+        blocks.push_back(end);
+
+        std::vector<PackedPoint> accumulators(planes);
+        const std::vector<PackedPoint> bases = packed(points, columns);
+        const int64_t groups = (columns + group - 1) / group, held = std::max<int64_t>(1, table_points >> group);
+        std::vector<PackedPoint> tables(held << group);
+        for (int64_t g = 0; g < groups; g += held) {
+            const int64_t here = std::min(held, groups - g);
+            for_jobs(here, planes * point_work, [&](int64_t t) { subset_sums(bases, (g + t) * group, &tables[t << group]); });
+            for_jobs(static_cast<int64_t>(blocks.size()) - 1, planes * point_work, [&](int64_t b) {
+                PairAdder adder;
+                for (int64_t t = 0; t < here; ++t) {
+                    for (size_t i = blocks[b]; i < blocks[b + 1]; ++i) add_entries(adder, dense[i], (g + t) * group, &tables[t << group], &accumulators[begins[i - first]]);
+                    adder.flush();
+                }
+            });
+        }
+        const int64_t count = static_cast<int64_t>(end - first);
+        for_jobs((count + lane_points - 1) / lane_points, count * point_work, [&](int64_t lane) {
+            join_planes(&dense[first + lane * lane_points], &begins[lane * lane_points], static_cast<int>(std::min<int64_t>(lane_points, count - lane * lane_points)), accumulators);
+        });
+        return end;
+    }
+
+    /// table[s] = the sum of the group's points whose bit is set in s. Both halves' sums first, then all pairs of them.
+    void subset_sums(const std::vector<PackedPoint>& bases, int64_t begin, PackedPoint* table) const {
+        const int count = static_cast<int>(std::min<int64_t>(group, columns - begin)), low = (count + 1) / 2;
+        PairAdder adder;
+        table[0] = PackedPoint{};
+        for (int k = 0; k < low; ++k) {
+            for (int64_t s = 0; s < int64_t{1} << k; ++s) {
+                adder.push(&table[(int64_t{1} << k) + s], &table[s], &bases[begin + k]);
+                if (low + k < count) adder.push(&table[((int64_t{1} << k) + s) << low], &table[s << low], &bases[begin + low + k]);
+            }
+            adder.flush();
+        }
+        for (int64_t high = 1; high < int64_t{1} << (count - low); ++high) {
+            for (int64_t s = 1; s < int64_t{1} << low; ++s) adder.push(&table[(high << low) + s], &table[high << low], &table[s]);
+        }
+        adder.flush();
+    }
+
+    /// planes[k] += the entry that bit k of the row's integers in [begin, begin + group) picks.
+    void add_entries(PairAdder& adder, int64_t row, int64_t begin, const PackedPoint* table, PackedPoint* planes) const {
+        const int count = static_cast<int>(std::min<int64_t>(group, columns - begin)), used = shapes[row].planes();
+        const T* x = matrix + row * columns + begin;
+        uint16_t entry[64] = {};
+        for (int j = 0; j < count; ++j) {
+            const uint64_t bits = word(x[j]);
+            for (int k = 0; k < used; ++k) entry[k] = static_cast<uint16_t>(entry[k] | ((bits >> k) & 1) << j);
+        }
+        for (int k = 0; k < used; ++k) {
+            if (entry[k] != 0) adder.push(&planes[k], &planes[k], &table[entry[k]]);
+        }
+    }
+
+    /// The rows' sums from their planes, a lane of rows at a time.
+    void join_planes(const int64_t* row, const int64_t* begins, int count, const std::vector<PackedPoint>& accumulators) {
+        const PackedPoint identity{};
+        int most = 0;
+        for (int i = 0; i < count; ++i) most = std::max(most, shapes[row[i]].planes());
+        LanePoint total = LanePoint::identity();
+        for (int k = most - 1; k >= 0; --k) {
+            const Packed<BaseLane>* from[lane_points];
+            Mask signs = 0;
+            for (int i = 0; i < lane_points; ++i) {
+                const bool real = i < count && k < shapes[row[i]].planes();
+                from[i] = real ? &accumulators[begins[i] + k].x : &identity.x;
+                if (real && shapes[row[i]].negative && k == shapes[row[i]].bits) signs |= Mask{1} << i;
+            }
+            const BaseLane y = gather<BaseLane>(from, 1);
+            total = total.doubled().plus(gather<BaseLane>(from, 0), select(signs & ~zeros(y), -y, y));
+        }
+        for (int i = 0; i < count; ++i) sums[row[i]] = element(total, i);
+    }
+};
+
+}  // namespace zkaudit

@@ -1,0 +1,102 @@
+// The fraction tree of a lookup: layers of sums of neighbouring fractions, and the sumcheck that descends one layer.
+//
+// A gate y of a layer adds its children's fractions p[2y] / q[2y] and p[2y+1] / q[2y+1]. Past the end of the arrays every
+// fraction is the neutral 0 / 1. The kernels see whole pairs only; the caller does the ragged end.
+#pragma once
+
+#include "wide.cuh"
+
+namespace zkaudit {
+
+/// The gate's fraction: 3 multiplications, 2 reductions.
+struct FractionLayer {
+    const Scalar *p, *q;
+    Scalar *p_out, *q_out;
+
+    template <class L>
+    ZK_HD void at(int64_t y) const {
+        const L p0 = load<L>(p + 2 * y, 2), p1 = load<L>(p + 2 * y + 1, 2);
+        const L q0 = load<L>(q + 2 * y, 2), q1 = load<L>(q + 2 * y + 1, 2);
+        store(product_pair(p0, q1, p1, q0), p_out + y);
+        store(q0 * q1, q_out + y);
+    }
+};
+
+/// The four children of a gate.
+template <class L>
+struct Gate {
+    L p0, p1, q0, q1;
+
+    ZK_HD static Gate load_strided(const Scalar* p, const Scalar* q, int64_t stride) {
+        return {load<L>(p, stride), load<L>(p + 1, stride), load<L>(q, stride), load<L>(q + 1, stride)};
+    }
+
+    ZK_HD static Gate neutral() { return {L::zero(), L::zero(), L::one(), L::one()}; }
+
+    ZK_HD friend Gate operator-(const Gate& a, const Gate& b) {
+        return {loose_difference(a.p0, b.p0), loose_difference(a.p1, b.p1), loose_difference(a.q0, b.q0), loose_difference(a.q1, b.q1)};
+    }
+
+    /// p0 q1 + p1 q0 + lambda q0 q1
+    ZK_HD L combined(const L& lambda) const { return loose_gate(p0, lambda, q1, q0, p1); }
+};
+
+/// One round: sums[0] += h(0), sums[1] += the leading coefficient of h, over the pairs of gates of one block.
+///
+/// h(X) = sum of E[i] gate(i; X), E[i] = eq_low[i mod 2^low_bits] eq_high[i >> low_bits]. A block of pairs has one eq_high.
+/// Cost a pair: 8 multiplications, 4 reductions.
+struct FractionRound {
+    const Scalar *p, *q, *eq_low, *eq_high;
+    Scalar lambda;
+    int64_t low_bits, block;
+
+    template <class L>
+    ZK_HD void range(int64_t begin, int64_t end, const Scalar* weights, Scalar& constant, Scalar& leading) const {
+        ProductSum<L> at_zero = ProductSum<L>::zero(), at_infinity = ProductSum<L>::zero();
+        const L factor = load<L>(&lambda, 0);
+        for (int64_t i = begin, k = 1; i < end; i += lane_width<L>, ++k) {
+            const Gate<L> first = Gate<L>::load_strided(p + 4 * i, q + 4 * i, 4);
+            const Gate<L> second = Gate<L>::load_strided(p + 4 * i + 2, q + 4 * i + 2, 4);
+            const L weight = load<L>(weights + (i - begin));
+            at_zero.add(first.combined(factor), weight);
+            at_infinity.add((second - first).combined(factor), weight);
+            if (k % settle_period == 0) {
+                at_zero.settle();
+                at_infinity.settle();
+            }
+        }
+        constant += at_zero.across();
+        leading += at_infinity.across();
+    }
+
+    /// Pairs [index block, (index + 1) block) that lie below `pairs`; `block` divides 2^low_bits.
+    template <class L>
+    ZK_HD void job(int64_t index, int64_t pairs, Scalar* sums) const {
+        const int64_t begin = index * block, end = begin + block < pairs ? begin + block : pairs;
+        const int64_t split = end - (end - begin) % lane_width<L>;
+        const Scalar* weights = eq_low + (begin & ((int64_t{1} << low_bits) - 1));
+        Scalar constant = Scalar::zero(), leading = Scalar::zero();
+        if (split > begin) range<L>(begin, split, weights, constant, leading);
+        if (end > split) range<Scalar>(split, end, weights + (split - begin), constant, leading);
+        sums[0] += eq_high[begin >> low_bits] * constant;
+        sums[1] += eq_high[begin >> low_bits] * leading;
+    }
+};
+
+/// Binds a layer's lowest gate bit to r: new[2i + c] = old[4i + c] + r (old[4i + 2 + c] - old[4i + c]).
+struct FractionFold {
+    const Scalar* old;
+    Scalar* out;
+    Scalar r;
+
+    template <class L>
+    ZK_HD void at(int64_t i) const {
+        const L factor = load<L>(&r, 0);
+        for (int c = 0; c < 2; ++c) {
+            const L first = load<L>(old + 4 * i + c, 4), second = load<L>(old + 4 * i + 2 + c, 4);
+            store(interpolate(first, second, factor), out + 2 * i + c, 2);
+        }
+    }
+};
+
+}  // namespace zkaudit

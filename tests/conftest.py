@@ -1,0 +1,24 @@
+"""What holds for every test: no time limit on one example, fixed examples in CI, no more threads than cores, proved runs."""
+
+import os
+
+import pytest
+from hypothesis import settings
+from zkaudit_process import ODD, SMALLEST, Proved, proved
+
+settings.register_profile("zkaudit", deadline=None, print_blob=True)
+settings.register_profile("ci", parent=settings.get_profile("zkaudit"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "zkaudit")
+
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+@pytest.fixture(scope="session")
+def smallest(tmp_path_factory: pytest.TempPathFactory) -> Proved:
+    return proved(tmp_path_factory.mktemp("smallest"), SMALLEST)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Proved:
+    return proved(tmp_path_factory.mktemp("odd"), ODD, "--segment-steps", "2")

@@ -1,0 +1,154 @@
+"""Small segments to prove: statement and witness from the reference trainer, honest or tampered with at one place."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reference_trainer import reference_run
+
+from zkaudit.zk import argument, channel, curve, hyrax
+from zkaudit.zk.argument import Phases
+from zkaudit.zk.layout import SIGN_OFFSET, Layout
+from zkaudit.zk.opening import Opening
+from zkaudit.zk.proof_file import ProofFile
+from zkaudit.zk.prover import prove_segment
+from zkaudit.zk.statement import Statement, batch_rows, check, derive_batch_seed, first_start_bound
+from zkaudit.zk.trace import Trace
+from zkaudit.zk.witness import Witness, data_tables, placed, segment_witness, weight_tables
+
+Tamper = Callable[[str, int, int, Any], Any]
+
+
+class MemoryTrace(Trace):
+    """A trace whose arrays are in memory."""
+
+    arrays: dict[str, Any]
+    inputs: Any
+    targets: Any
+    states: dict[int, list[Any]]
+
+    def data(self) -> tuple[Any, Any]:
+        return self.inputs, self.targets
+
+    def state_before(self, step: int) -> tuple[int, list[Any]]:
+        at = max(stored for stored in self.states if stored <= step)
+        return at, self.states[at]
+
+    def _steps(self, name: str, kind: str, shape: tuple[int, ...], first: int, steps: int) -> Any:
+        return np.asarray(self.arrays[name][first : first + steps]).astype(np.int64)
+
+
+def statement_of(
+    widths: tuple[int, ...] = (5, 6, 4, 3),
+    loss: str = "cross_entropy",
+    batch: int = 3,
+    steps: int = 3,
+    rows: int = 11,
+    bits: tuple[int, int, int] = (8, 12, 32),
+    rate: int = 5,
+    columns: int = 6,
+) -> Statement:
+    """A first segment without commitments."""
+    activation, gradient, weight = bits
+    statement = Statement(
+        widths=widths, loss=loss, batch=batch, first_step=0, rates=tuple(rate + t for t in range(steps)), rows=rows,
+        activation_bits=activation, gradient_bits=gradient, weight_bits=weight, seed="test", batch_seed="5a" * 32,
+        columns=columns, segment=0, start_bound=1 << (weight + 3), previous="",
+    )  # fmt: skip
+    check(statement)
+    assert statement.start_bound == first_start_bound(statement)
+    return statement
+
+
+def example(statement: Statement, seed: int = 0, scale: float = 0.35) -> tuple[Any, Any, list[Any]]:
+    """Random data (inputs, targets) and start weights for a statement's shapes."""
+    rng = np.random.default_rng(seed)
+    f, w = statement.activation_bits, statement.weight_bits
+    inputs = rng.integers(-(2 << f), 2 << f, (statement.rows, statement.widths[0]))
+    targets = np.eye(statement.widths[-1], dtype=np.int64)[rng.integers(0, statement.widths[-1], statement.rows)]
+    if statement.loss == "square":
+        targets = targets << f
+    limit = int(scale * 2**w)
+    shapes = zip(statement.widths, statement.widths[1:], strict=False)
+    return inputs, targets, [rng.integers(-limit, limit, (d + 1, units)) for d, units in shapes]
+
+
+def trained(
+    statement: Statement, data: tuple[Any, Any, list[Any]], tamper: Tamper | None = None, batches: Any = None
+) -> MemoryTrace:
+    """The trace of the statement's steps on `data`; `tamper` changes intermediates as they arise."""
+    inputs, targets, start = data
+    seed = bytes.fromhex(statement.batch_seed)
+    drawn = batch_rows(seed, statement.rows, statement.batch, 0, statement.steps) if batches is None else batches
+    bits = (statement.activation_bits, statement.gradient_bits, statement.weight_bits)
+    arrays = reference_run(statement.widths, statement.loss, *bits, statement.rates, inputs, targets, start, drawn, tamper)
+    manifest = {"widths": list(statement.widths), "batch": statement.batch, "steps": statement.steps, "rows": statement.rows}
+    trace = MemoryTrace(Path(), {**manifest, "learning_rate": list(statement.rates)})
+    trace.__dict__.update(
+        arrays=arrays, inputs=inputs, targets=targets, states={0: [np.asarray(m).astype(np.int64) for m in start]}
+    )
+    return trace
+
+
+def witness_of(statement: Statement, trace: MemoryTrace, batches: Any = None) -> Witness:
+    """The witness as the prover makes it."""
+    drawn = batch_rows(bytes.fromhex(statement.batch_seed), statement.rows, statement.batch, 0, statement.steps)
+    return segment_witness(trace, Layout(statement), drawn if batches is None else batches)
+
+
+def end_weights(trace: MemoryTrace, layers: int) -> list[Any]:
+    """The weights the reference run ended in."""
+    return [np.asarray(trace.arrays[f"end.w{j}"]).astype(np.int64) for j in range(layers)]
+
+
+def prove_in_the_clear(statement: Statement, witness: Witness, check_trace: bool = False) -> list[Any]:
+    """The clear proof."""
+    prover = channel.ClearProver(argument.DOMAIN, check_trace)
+    layout = witness.layout
+    for blocks in (layout.data, layout.start, layout.end):
+        prover.adopt(blocks, witness.tables)
+    argument.prove(statement, witness, prover, Phases())
+    return prover.proof
+
+
+def verify_in_the_clear(statement: Statement, adopted: Any, proof: list[Any]) -> None:
+    """InvalidProof unless the clear proof is valid for the statement and the adopted tables."""
+    layout = Layout(statement)
+    verifier = channel.ClearVerifier(argument.DOMAIN, proof)
+    for blocks in (layout.data, layout.start, layout.end):
+        verifier.adopt(blocks, adopted)
+    argument.verify(statement, verifier)
+
+
+def hidden_proof(
+    data: tuple[Any, Any, list[Any]], statement: Statement, blinder: channel.Blinder | None = None, check_trace: bool = True
+) -> ProofFile:
+    """A real proof of a first segment: commits, fixes the batches, trains, proves."""
+    blinder = blinder or channel.Blinder()
+    layout = Layout(statement)
+    trace = MemoryTrace(Path(), {})
+    trace.__dict__.update(inputs=data[0], targets=data[1])
+    fixed = {**data_tables(trace, layout), **weight_tables(layout, "start", data[2])}
+
+    def opened(blocks: Any, tables: Any) -> Opening:
+        points, blindings = hyrax.commit(blocks, tables, statement.columns, blinder)
+        return Opening(statement.columns, curve.compress(points), blindings)
+
+    opening_data, start = opened(layout.data, fixed), opened(layout.start, fixed)
+    statement = _with(statement, data=opening_data.commitment, start=start.commitment)
+    statement = _with(statement, batch_seed=derive_batch_seed(statement))
+    witness = witness_of(statement, trained(statement, data))
+    end = opened(layout.end, witness.tables)
+    statement = _with(statement, end=end.commitment)
+    witness = Witness(Layout(statement), witness.tables, witness.batches)
+    return prove_segment(statement, witness, [opening_data, start, end], blinder, Phases(), check_trace)
+
+
+def _with(statement: Statement, **changes: Any) -> Statement:
+    from dataclasses import replace
+
+    return replace(statement, **changes)
+
+
+__all__ = ["SIGN_OFFSET", "placed"]

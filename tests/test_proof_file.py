@@ -1,0 +1,105 @@
+"""The proof file: strict, bounded, and no flipped byte gets through."""
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from segments import example, hidden_proof, statement_of
+
+from zkaudit.zk import proof_file
+from zkaudit.zk.errors import BadInput, InvalidProof
+from zkaudit.zk.proof_file import ProofFile, decode, encode
+from zkaudit.zk.verifier import verify_files, verify_segment
+
+
+@pytest.fixture(scope="module")
+def proved() -> ProofFile:
+    statement = statement_of(widths=(4, 3, 2), batch=2, steps=2, rows=5, columns=6)
+    return hidden_proof(example(statement), statement)
+
+
+def accepted(data: bytes) -> bool:
+    """Whether these bytes pass; anything but the two errors of a bad file escapes and fails the test."""
+    try:
+        verify_segment(decode(data, "test"))
+    except (BadInput, InvalidProof):
+        return False
+    return True
+
+
+def test_an_honest_file_is_accepted(proved: ProofFile, tmp_path: Path) -> None:
+    path = tmp_path / "proof.zkp"
+    proof_file.write_whole(path, encode(proved), 0o644)
+    assert proof_file.read(path) == proved
+    verdict = verify_files([path])
+    assert verdict.valid
+    assert verdict.steps == 2
+    assert verdict.soundness_bits >= 100
+
+
+@pytest.mark.slow
+def test_no_flipped_byte_is_accepted(proved: ProofFile) -> None:
+    data = encode(proved)
+    rng = random.Random(1)
+    positions = range(len(data)) if len(data) <= 2500 else [*range(700), *rng.sample(range(700, len(data)), 1800)]
+    assert len(positions) >= 2000
+    for position in positions:
+        changed = bytearray(data)
+        changed[position] ^= rng.randrange(1, 256)
+        assert not accepted(bytes(changed)), position
+
+
+def test_no_truncation_is_accepted(proved: ProofFile) -> None:
+    data = encode(proved)
+    for size in [*range(0, 900, 7), *range(900, len(data), 97), len(data) - 1]:
+        assert not accepted(data[:size]), size
+
+
+def test_nothing_may_follow(proved: ProofFile) -> None:
+    assert not accepted(encode(proved) + b"\0")
+    assert not accepted(encode(ProofFile(proved.statement, proved.proof + b"\0" * 48)))
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=300)
+def test_no_other_bytes_are_accepted(data: bytes) -> None:
+    assert not accepted(data)
+    assert not accepted(proof_file.MAGIC + (1).to_bytes(4, "little") + data)
+
+
+def test_a_huge_length_is_refused_before_allocation(proved: ProofFile) -> None:
+    data = bytearray(encode(proved))
+    data[12:20] = b"\xff" * 8
+    with pytest.raises(BadInput, match="truncated or corrupt in section 'header'"):
+        decode(bytes(data), "test")
+
+
+def test_another_version_is_named(proved: ProofFile) -> None:
+    data = bytearray(encode(proved))
+    data[8] = 9
+    with pytest.raises(BadInput, match="version 9"):
+        decode(bytes(data), "test")
+
+
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"hello")
+    with pytest.raises(BadInput, match="not a zkaudit proof file"):
+        proof_file.read(path)
+    with pytest.raises(BadInput, match="No such file"):
+        proof_file.read(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("field", ["seed", "rates", "batch_seed", "end", "start", "data", "rows", "batch", "weight_bits"])
+def test_a_proof_is_refused_under_another_statement(proved: ProofFile, field: str) -> None:
+    from dataclasses import replace
+
+    statement = proved.statement
+    other = {
+        "seed": "other", "rates": statement.rates[::-1], "batch_seed": "00" * 32, "end": statement.start,
+        "start": statement.end, "data": statement.data[48:] + statement.data[:48], "rows": 6, "batch": 1, "weight_bits": 33,
+    }  # fmt: skip
+    changed = replace(statement, **{field: other[field]})
+    assert not accepted(encode(ProofFile(changed, proved.proof)))

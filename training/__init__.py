@@ -1,0 +1,1 @@
+"""Training in exact arithmetic, and the trace it leaves."""

@@ -1,0 +1,227 @@
+"""The trace folder that a training run leaves for the prover; docs/trace-format.md describes it.
+
+`TraceWriter` writes it chunk by chunk. The set-up (manifest, data, start weights) and every chunk are written under a temporary
+name, flushed to the disk and renamed, so that a run killed at any moment goes on after its last whole chunk."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zkaudit.training.config import RunConfig
+from zkaudit.training.errors import TrainingError
+from zkaudit.training.private_file import create, synchronise, synchronise_folder, writing
+
+FORMAT = "zkaudit-trace"
+VERSION = 1
+CHUNK_BYTES = 1 << 22  # a chunk takes about as much, or as much as the weights stored with it
+LONGEST_CHUNK = 1024
+
+Integers = NDArray[np.int64]
+
+
+def manifest_of(config: RunConfig, widths: Sequence[int], rows: int) -> dict[str, Any]:
+    """The manifest of a run with this many training rows."""
+    settings, bits = config.settings, config.fixed_point
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "widths": list(widths),
+        "loss": settings.loss,
+        "batch": settings.batch,
+        "steps": len(settings.rates),
+        "rows": rows,
+        "activation_bits": bits.activation_bits,
+        "gradient_bits": bits.gradient_bits,
+        "weight_bits": bits.weight_bits,
+        "learning_rate": list(settings.rates),
+        "seed": config.training.seed,
+    }
+    return {**manifest, "chunk_steps": _chunk_steps(manifest)}
+
+
+def step_arrays(manifest: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> element type and shape of everything that one step adds to its chunk."""
+    widths, batch = manifest["widths"], manifest["batch"]
+    remainder, last = "<u4" if manifest["weight_bits"] <= 32 else "<i8", len(widths) - 2
+    arrays: dict[str, tuple[str, tuple[int, ...]]] = {"batch": ("<i8", (batch,))}
+    for j, units in enumerate(widths[1:]):
+        names = {"z": "<i4", "r": remainder} | ({"ga": "<i4", "rg": remainder} if j < last else {})
+        arrays |= {f"{name}{j}": (kind, (batch, units)) for name, kind in names.items()}
+    if manifest["loss"] == "cross_entropy":
+        arrays |= {"p": ("<i4", (batch, widths[-1])), "rho": ("<i8", (batch, widths[-1]))}
+    return arrays
+
+
+class TraceWriter:
+    """Writes a trace. `done` steps are on the disk in whole chunks, `written` counts the ones since as well."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.steps, self._chunk_steps = int(manifest["steps"]), int(manifest["chunk_steps"])
+        self._arrays = step_arrays(manifest)
+        self._shapes = [(d + 1, units) for d, units in itertools.pairwise(manifest["widths"])]
+        self._part = folder / ".chunk.part"
+        self._files: dict[str, BinaryIO] = {}
+        chunks = 0
+        while self._chunk(chunks).is_dir():
+            chunks += 1
+        self.done = self.written = min(chunks * self._chunk_steps, self.steps)
+
+    @classmethod
+    def create(cls, folder: Path, manifest: Mapping[str, Any], x: Integers, y: Integers, start: Sequence[Integers]) -> Self:
+        """Make the folder with its manifest, quantised data and start weights; all of it or nothing."""
+        part = folder.with_name(f".{folder.name}.part")
+        content = {"data.x.bin": (x, "<i4"), "data.y.bin": (y, "<i4")}
+        content |= {f"start.w{j}.bin": (matrix, "<i8") for j, matrix in enumerate(start)}
+        with writing(part):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(mode=0o700)
+            try:
+                for name, (array, kind) in content.items():
+                    _write_file(part / name, np.ascontiguousarray(array, kind).data)
+                _write_file(part / "manifest.json", json.dumps(manifest).encode())
+                synchronise_folder(part)
+                part.rename(folder)
+                synchronise_folder(folder.parent)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+        return cls(folder, manifest)
+
+    @classmethod
+    def resume(cls, folder: Path, manifest: Mapping[str, Any], x: Integers, y: Integers) -> Self:
+        """Go on with the trace in `folder`; TrainingError if it was begun with another configuration or other data."""
+        path = folder / "manifest.json"
+        try:
+            stored = json.loads(path.read_bytes())
+            same_data = all(
+                (folder / name).read_bytes() == np.ascontiguousarray(array, "<i4").tobytes()
+                for name, array in (("data.x.bin", x), ("data.y.bin", y))
+            )
+        except OSError as error:
+            raise TrainingError(f"cannot read {error.filename}: {error.strerror}") from None
+        except ValueError as error:
+            raise TrainingError(f"{path} is not JSON: {error}") from None
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+            raise TrainingError(f"{path} is not the manifest of a {FORMAT}")
+        for key, wanted in manifest.items():
+            if stored.get(key) != wanted:
+                there, asked = _short(stored.get(key)), _short(wanted)
+                raise TrainingError(f"{folder} holds a run with {key} = {there}, not {asked}: give the new run another folder")
+        if not same_data:
+            raise TrainingError(f"{folder} holds a run on other data: give the new run another folder")
+        return cls(folder, manifest)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has ended."""
+        return (self.folder / "complete").exists()
+
+    def start(self) -> list[Integers]:
+        """The start weights, (inputs + 1, outputs) a layer."""
+        return self._weights(self.folder, "start.w{}.bin")
+
+    def weights(self) -> list[Integers]:
+        """The weights after `done` steps."""
+        if self.done == 0:
+            return self.start()
+        return self._weights(self._chunk((self.done - 1) // self._chunk_steps), "weights{}.bin")
+
+    def last_batch(self) -> Integers:
+        """The data rows of step `done - 1`, one of the stored ones."""
+        path = self._chunk((self.done - 1) // self._chunk_steps) / "batch.bin"
+        batches = _read(path, "<i8", (-1, self.manifest["batch"]))
+        return np.asarray(batches[-1])
+
+    def write(self, arrays: Mapping[str, NDArray[np.generic]], weights: Sequence[Any]) -> None:
+        """Add one step: its arrays by name, and the weights after it, which are stored at the end of a chunk."""
+        with writing(self.folder):
+            try:
+                if not self._files:
+                    self._open_chunk()
+                for name, (kind, shape) in self._arrays.items():
+                    if arrays[name].shape != shape:
+                        raise ValueError(f"array '{name}' has shape {arrays[name].shape}, not {shape}")
+                    self._files[name].write(np.ascontiguousarray(arrays[name]).astype(kind, casting="safe", copy=False).data)
+                self.written += 1
+                if self.written % self._chunk_steps == 0 or self.written == self.steps:
+                    self._close_chunk(weights)
+            except BaseException:
+                self._abandon_chunk()
+                raise
+
+    def finish(self) -> None:
+        """Mark the run as complete."""
+        if self.done != self.steps:
+            raise ValueError(f"{self.done} of {self.steps} steps are written")
+        with writing(self.folder):
+            synchronise(create(self.folder / "complete"))
+            synchronise_folder(self.folder)
+
+    def _open_chunk(self) -> None:
+        shutil.rmtree(self._part, ignore_errors=True)
+        self._part.mkdir(mode=0o700)
+        for name in self._arrays:
+            self._files[name] = create(self._part / f"{name}.bin")
+
+    def _close_chunk(self, weights: Sequence[Any]) -> None:
+        for file in self._files.values():
+            synchronise(file)
+        for j, matrix in enumerate(weights):
+            _write_file(self._part / f"weights{j}.bin", np.ascontiguousarray(matrix, "<i8").data)
+        synchronise_folder(self._part)
+        self._part.rename(self._chunk((self.written - 1) // self._chunk_steps))
+        synchronise_folder(self.folder)
+        self._files, self.done = {}, self.written
+
+    def _abandon_chunk(self) -> None:
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # closing flushes, which fails again on a full disk
+                file.close()
+        self._files, self.written = {}, self.done
+        shutil.rmtree(self._part, ignore_errors=True)
+
+    def _chunk(self, number: int) -> Path:
+        return self.folder / f"chunk-{number:05d}"
+
+    def _weights(self, folder: Path, name: str) -> list[Integers]:
+        return [_read(folder / name.format(j), "<i8", shape) for j, shape in enumerate(self._shapes)]
+
+
+def _chunk_steps(manifest: Mapping[str, Any]) -> int:
+    """A power of two: the longest chunk within the size aimed at."""
+    arrays = step_arrays(manifest).values()
+    step_bytes = sum(np.dtype(kind).itemsize * int(np.prod(shape)) for kind, shape in arrays)
+    weight_bytes = 8 * sum((d + 1) * units for d, units in itertools.pairwise(manifest["widths"]))
+    fitting = max(1, max(CHUNK_BYTES, weight_bytes) // step_bytes)
+    return int(min(LONGEST_CHUNK, 1 << (fitting.bit_length() - 1)))
+
+
+def _write_file(path: Path, content: Any) -> None:
+    file = create(path)
+    with file:
+        file.write(content)
+        synchronise(file)
+
+
+def _read(path: Path, kind: str, shape: tuple[int, ...]) -> Integers:
+    try:
+        return np.fromfile(path, kind).reshape(shape).astype(np.int64)
+    except OSError as error:
+        raise TrainingError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise TrainingError(f"{path} has {os.path.getsize(path)} bytes, which do not fit its shape {shape}") from None
+
+
+def _short(value: object) -> str:
+    shown = json.dumps(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

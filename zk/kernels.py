@@ -1,0 +1,94 @@
+"""The prover's passes over tables: a sumcheck round over products, and the fraction tree of the lookup.
+
+Each function is one parallel pass; the protocols that call them are in other files.
+"""
+
+from collections.abc import Sequence
+
+from zkaudit.zk.backend import check, core, empty
+from zkaudit.zk.field import Array, from_ints, to_ints, zeros
+from zkaudit.zk.mle import fold
+
+
+def products_round(tables: Sequence[Array], terms: Sequence[tuple[int, ...]], degree: int) -> list[int]:
+    """g(0), g(2), .., g(degree) for g(X) = sum over i and terms of the product over k in the term of T_k(i; X).
+
+    T_k(i; X) = T_k[2i] + X (T_k[2i+1] - T_k[2i]); all tables have one power-of-two length. A term names its tables in
+    any order and may repeat them; neighbouring terms with a common beginning share its products, so order them that way.
+    """
+    if not 1 <= len(tables) <= core.MAX_TABLES or not len(terms) <= core.MAX_TERMS:
+        raise ValueError(
+            f"tables, terms: at most {core.MAX_TABLES} tables and {core.MAX_TERMS} terms, got {len(tables)} and {len(terms)}"
+        )
+    if not 1 <= degree <= core.MAX_DEGREE:
+        raise ValueError(f"degree: must be in [1, {core.MAX_DEGREE}], got {degree}")
+    length = len(tables[0])
+    if length < 2 or length & (length - 1):
+        raise ValueError(f"tables: need a power of two of at least 2 entries, got {length}")
+    for k, table in enumerate(tables):
+        check(f"tables[{k}]", table, (length, 4))
+    for term in terms:
+        if not 1 <= len(term) <= degree or not all(0 <= k < len(tables) for k in term):
+            raise ValueError(f"terms: {term} does not name 1 to {degree} of the {len(tables)} tables")
+    out = empty(degree, 4)
+    core.products_round(tables, terms, degree, out)
+    return to_ints(out)
+
+
+def fold_all(tables: Sequence[Array], r: int) -> list[Array]:
+    """Variable 0 of every table bound to r (mle.fold)."""
+    return [fold(table, r) for table in tables]
+
+
+def fraction_layer(p: Array, q: Array) -> tuple[Array, Array]:
+    """Sums of neighbouring fractions p / q: (p0 q1 + p1 q0) / (q0 q1). An odd last one is added to 0 / 1."""
+    _check_fractions(p, q)
+    shape = ((len(p) + 1) // 2, 4)
+    p_out, q_out = empty(*shape), empty(*shape)
+    core.fraction_layer(p, q, p_out, q_out)
+    return p_out, q_out
+
+
+def fraction_round(p: Array, q: Array, lam: int, eq_low: Array, eq_high: Array) -> tuple[int, int]:
+    """One round of a layer's sumcheck: (h(0), leading coefficient) of the quadratic
+
+        h(X) = sum over i of E[i] (p0 q1 + p1 q0 + lam q0 q1)(i; X),   E[i] = eq_low[i mod 2^a] eq_high[i >> a].
+
+    p, q: ``(2m, 4)``, the children of gates 0 .. m-1; gate y's are 2y and 2y+1. Pair i joins gates 2i (X = 0) and 2i+1
+    (X = 1). Gates from m to 2^(a+b+1) have the neutral children 0 / 1 and are not in memory. E must sum to 1.
+    """
+    _check_fractions(p, q)
+    check("eq_low", eq_low, (None, 4))
+    check("eq_high", eq_high, (None, 4))
+    if len(p) % 2:
+        raise ValueError(f"p: need two children a gate, got {len(p)}")
+    for name, table in (("eq_low", eq_low), ("eq_high", eq_high)):
+        if len(table) == 0 or len(table) & (len(table) - 1):
+            raise ValueError(f"{name}: need a power of two of entries, got {len(table)}")
+    if len(p) > 4 * len(eq_low) * len(eq_high):
+        raise ValueError(f"p: {len(p) // 2} gates do not fit {len(eq_low) * len(eq_high)} pairs")
+    out = empty(2, 4)
+    core.fraction_round(p, q, from_ints([lam]), eq_low, eq_high, out)
+    constant, leading = to_ints(out)
+    return constant, leading
+
+
+def fraction_fold(p: Array, q: Array, r: int) -> tuple[Array, Array]:
+    """The gates' lowest bit bound to r: new[2i+c] = old[4i+c] + r (old[4i+2+c] - old[4i+c]).
+
+    An odd last gate meets a neutral one.
+    """
+    _check_fractions(p, q)
+    if len(p) % 2:
+        raise ValueError(f"p: need two children a gate, got {len(p)}")
+    shape = ((len(p) + 2) // 4 * 2, 4)
+    p_out, q_out = empty(*shape), empty(*shape)
+    point = from_ints([r])
+    core.fraction_fold(p, point, zeros(1), p_out)
+    core.fraction_fold(q, point, from_ints([1]), q_out)
+    return p_out, q_out
+
+
+def _check_fractions(p: Array, q: Array) -> None:
+    check("p", p, (None, 4))
+    check("q", q, p.shape)

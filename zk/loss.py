@@ -1,0 +1,98 @@
+"""The loss layer's relations, over classes o and samples, and the ranges that hold once a chain.
+
+Softmax cross-entropy (committed: maximum m, distance d, exponential e, one-hot h, sum S, quotient q, remainders rho and sigma):
+
+    m - Z'_o = d_o in [0, 2^16),  h_o a bit,  sum_o h_o = 1,  sum_o h_o d_o = 0             m is the maximum of Z'
+    e_o = floor(2^16 exp(-d_o / 2^f))                                                     by lookup of the pair (d, e)
+    S = sum_o e_o,  2^g e_o = q_o S + rho_o,  rho_o >= 0,  sigma_o = S - 1 - rho_o >= 0   q_o = floor(2^g e_o / S)
+
+and the gradient is q_o - 2^g y_o. The square loss has no relation of its own: its gradient is (Z' - Y) 2^(g-f). In the first
+segment start weights are recomposed from their range-checked limbs, and targets of cross-entropy are one-hot. Each claim
+below is weighed with fresh random vectors over valid entries. Error: (claims + n) / |F|."""
+
+from __future__ import annotations
+
+from zkaudit.zk import field
+from zkaudit.zk.channel import Channel
+from zkaudit.zk.claims import Claim, Form
+from zkaudit.zk.field import Array
+from zkaudit.zk.history import random_layers
+from zkaudit.zk.layout import Layout, limb_bits
+from zkaudit.zk.linear import Linear
+from zkaudit.zk.network import Network
+from zkaudit.zk.statement import WEIGHT_MARGIN
+
+
+def loss_claims(layout: Layout, channel: Channel) -> list[Claim]:
+    """Softmax cross-entropy's relations; none for the square loss."""
+    s, named = layout.statement, layout.named
+    if s.loss == "square":
+        return []
+    classes = s.widths[-1]
+    count = s.steps * s.batch
+    every = field.full(classes, 1)
+
+    def weights() -> tuple[Array, Array]:
+        units = channel.random_weights("loss units", classes)
+        return units, channel.random_weights("loss samples", count)
+
+    def claim(value: int = 0) -> Claim:
+        return Claim(Linear({}, value))
+
+    units, samples = weights()
+    bit = claim()
+    bit.add_product(named["h"], Form(0, ((1, "h"),)), Form(1, ((-1, "h"),)), 1, units, samples)
+
+    _, samples = weights()
+    one_hot = claim(field.total(samples))
+    one_hot.add_block(named["h"], 1, every, samples)
+
+    _, samples = weights()
+    at_maximum = claim()
+    at_maximum.add_product(named["h"], Form(0, ((1, "h"),)), Form(0, ((1, "d"),)), 1, every, samples)
+
+    _, samples = weights()
+    total = claim()
+    total.add_block(named["e"], 1, every, samples)
+    total.add_block(named["s"], -1, field.full(1, 1), samples)
+
+    units, samples = weights()
+    division = claim()
+    division.add_block(named["e"], 1 << s.gradient_bits, units, samples)
+    division.add_product(named["q"], Form(0, ((1, "q"),)), Form(0, ((1, "s"),)), -1, units, samples)
+    _two_limbs(division, layout, "rho", -1, units, samples)
+
+    units, samples = weights()
+    below = claim(field.total(units) * field.total(samples))
+    below.add_block(named["s"], 1, field.from_ints([field.total(units)]), samples)
+    _two_limbs(below, layout, "rho", -1, units, samples)
+    _two_limbs(below, layout, "sigma", -1, units, samples)
+    return [bit, one_hot, at_maximum, total, division, below]
+
+
+def first_segment_claims(network: Network, channel: Channel) -> list[Claim]:
+    """Start weights equal their limbs minus the offset; targets of cross-entropy have one one a row."""
+    layout = network.layout
+    s, named = layout.statement, layout.named
+    if s.segment:
+        return []
+    limbs, offset = limb_bits(s.weight_bits + WEIGHT_MARGIN + 1), 1 << (s.weight_bits + WEIGHT_MARGIN)
+    start = Claim(Linear())
+    for j, (scale, inputs, outputs) in enumerate(random_layers(s, channel, "start weights")):
+        network.weights(start, "start", j, scale, inputs, outputs)
+        bias = field.to_ints(inputs[-1:])[0]
+        for k in range(len(limbs)):
+            start.add_block(named[f"start{j}.{k}"], -scale << (16 * k), outputs, inputs[:-1])
+            start.add_block(named[f"start{j}.bias.{k}"], -(scale * bias) << (16 * k), field.full(1, 1), outputs)
+        start.add_constant(scale * offset * field.total(inputs) * field.total(outputs))
+    if s.loss == "square":
+        return [start]
+    rows = channel.random_weights("label rows", s.rows)
+    labels = Claim(Linear({}, field.total(rows)))
+    labels.add_block(named["y"], 1, field.full(s.widths[-1], 1), rows)
+    return [start, labels]
+
+
+def _two_limbs(claim: Claim, layout: Layout, name: str, sign: int, units: Array, samples: Array) -> None:
+    claim.add_block(layout.named[f"{name}.0"], sign, units, samples)
+    claim.add_block(layout.named[f"{name}.1"], sign << 16, units, samples)

@@ -1,0 +1,135 @@
+"""Openings: the blindings that tie a commitment to its table. Whoever holds one, and the table, can check the two against
+each other.
+
+An opening is secret: it is kept beside the run, readable by its owner only, and given only to a recipient of the table itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zkaudit.zk import curve, field, hyrax, proof_file
+from zkaudit.zk.block import Block
+from zkaudit.zk.channel import Blinder
+from zkaudit.zk.errors import BadInput, InvalidProof
+from zkaudit.zk.field import MODULUS, Array
+from zkaudit.zk.layout import Layout
+from zkaudit.zk.trace import read_trace
+from zkaudit.zk.witness import narrow, weight_tables
+
+FORMAT = "zkaudit-opening"
+KINDS = ("data", "start-weights", "end-weights")
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A commitment's compressed rows and the blinding of each."""
+
+    columns: int
+    commitment: bytes
+    blindings: Array
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, owner-readable."""
+        scalars = b"".join(x.to_bytes(32, "little") for x in field.to_ints(self.blindings))
+        fields = {"format": FORMAT, "version": 1, "columns": self.columns}
+        content = {**fields, "commitment": self.commitment.hex(), "blindings": scalars.hex()}
+        proof_file.write_whole(path, json.dumps(content).encode(), 0o600)
+
+
+def load(path: Path) -> Opening:
+    """Read an opening; BadInput if it is none."""
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != 1:
+            raise BadInput(f"{path} is not a zkaudit opening of version 1")
+        commitment, scalars = bytes.fromhex(content["commitment"]), bytes.fromhex(content["blindings"])
+        blindings = [int.from_bytes(scalars[i : i + 32], "little") for i in range(0, len(scalars), 32)]
+        columns = int(content["columns"])
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{path} is not a zkaudit opening: it cannot be parsed") from None
+    if 48 * len(blindings) != len(commitment) or any(x >= MODULUS for x in blindings):
+        raise BadInput(f"{path} is not a zkaudit opening: its rows and blindings do not match")
+    return Opening(columns, commitment, field.from_ints(blindings))
+
+
+def load_or_commit(path: Path, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int, blinder: Blinder) -> Opening:
+    """The opening stored at `path`; a fresh commitment, stored there, if there is none."""
+    if path.exists():
+        return load(path)
+    points, blindings = hyrax.commit(blocks, tables, columns, blinder)
+    opening = Opening(columns, curve.compress(points), blindings)
+    opening.save(path)
+    return opening
+
+
+def weights_path(run: Path, step: int) -> Path:
+    """Where the opening of the weights before `step` is kept."""
+    return run / "openings" / f"weights-{step:08d}.json"
+
+
+def data_path(run: Path) -> Path:
+    """Where the opening of the data set is kept."""
+    return run / "openings" / "data.json"
+
+
+def reveal(run: Path, what: str, out: Path) -> None:
+    """Copy the opening of `what` ("data", "start-weights" or "end-weights") for a recipient of the table itself."""
+    trace = read_trace(run / "trace")
+    if what not in KINDS:
+        raise BadInput(f"'{what}' cannot be revealed; choose one of {', '.join(KINDS)}")
+    steps = {"start-weights": 0, "end-weights": trace.steps}
+    path = data_path(run) if what == "data" else weights_path(run, steps[what])
+    if not path.exists():
+        raise BadInput(f"{path} does not exist: prove the run first")
+    load(path).save(out)
+
+
+def check_model(proof_path: Path, model_path: Path, opening_path: Path) -> None:
+    """InvalidProof unless the model file holds exactly the weights that the proof's end (or start) commitment commits to."""
+    statement = proof_file.read(proof_path).statement
+    opening = load(opening_path)
+    which = {statement.end: "end", statement.start: "start"}.get(opening.commitment)
+    if which is None or opening.columns != statement.columns:
+        raise InvalidProof(f"{opening_path} opens neither the end nor the start weights of {proof_path}")
+    layout = Layout(statement)
+    blocks = layout.end if which == "end" else layout.start
+    weights = _read_model(model_path, which, statement.widths, statement.weight_bits)
+    tables = weight_tables(layout, which, weights)
+    points = hyrax.commit_with(blocks, tables, statement.columns, opening.blindings)
+    if curve.compress(points) != opening.commitment:
+        raise InvalidProof(f"{model_path} does not hold the {which} weights that the proof commits to")
+
+
+def _read_model(path: Path, which: str, widths: tuple[int, ...], weight_bits: int) -> list[Any]:
+    try:
+        from safetensors.numpy import load_file
+    except ImportError:
+        raise BadInput("checking a model file needs the safetensors package: pip install 'zkaudit[train]'") from None
+    try:
+        tensors = load_file(path)
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
+    except Exception as error:  # the library raises its own type for every malformed file
+        raise BadInput(f"{path} is not a safetensors file: {error}") from None
+    indices = sorted({int(name.split(".")[1]) for name in tensors if name.startswith(f"{which}.") and name.endswith(".weight")})
+    if len(indices) != len(widths) - 1:
+        raise InvalidProof(f"{path} holds {len(indices)} layers called '{which}'; the proof is about {len(widths) - 1}")
+    weights = []
+    for i, d, units in zip(indices, widths, widths[1:], strict=False):
+        matrix, bias = tensors.get(f"{which}.{i}.weight"), tensors.get(f"{which}.{i}.bias")
+        if matrix is None or bias is None or matrix.shape != (units, d) or bias.shape != (units,):
+            raise InvalidProof(f"{path}: layer {i} has not the shape ({d} inputs, {units} outputs) that the proof is about")
+        scaled = np.concatenate([matrix.T, bias[None]]).astype(np.float64) * 2.0**weight_bits
+        if not np.isfinite(scaled).all() or np.abs(scaled).max() >= 2.0**53 or (scaled != np.round(scaled)).any():
+            raise InvalidProof(f"{path}: layer {i} has weights that are no multiples of 2^-{weight_bits}")
+        weights.append(narrow(scaled.astype(np.int64)))
+    return weights

@@ -1,0 +1,235 @@
+"""The statement: everything public about one proved segment of a training run, and every bound the verifier relies on.
+
+It says: whoever committed to this data set and these start weights trained a fully connected ReLU network of these widths for
+these steps, in the fixed-point arithmetic of docs/proof-system.md, on batches fixed by the seed, and ended in the committed
+end weights. The header is canonical JSON (sorted keys, no spaces, integers and strings only); commitments are compressed
+points, row by row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zkaudit.zk.errors import BadInput
+from zkaudit.zk.field import MODULUS
+
+VERSION = 1
+ACTIVATION_RANGE = 16  # bits of P, of GA' and of the last layer's Z'
+EXPONENTIAL_BITS = 16  # fractional bits and index bits of the exponential table
+WEIGHT_MARGIN = 3  # start weights lie below 2^(weight_bits + margin)
+LOSSES = ("cross_entropy", "square")
+POINT_BYTES = 48
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One segment. `rates` holds the integers c_t: the learning rate of step t is c_t * batch / 2^update_bits."""
+
+    widths: tuple[int, ...]  # inputs, hidden layers, outputs
+    loss: str
+    batch: int
+    first_step: int
+    rates: tuple[int, ...]
+    rows: int  # of the data set
+    activation_bits: int
+    gradient_bits: int
+    weight_bits: int
+    seed: str
+    batch_seed: str  # hex; in segment 0 it must follow from the seed and the commitments
+    columns: int  # logarithm of a committed row's length
+    segment: int
+    start_bound: int  # |start weights| stay within it; proved in segment 0, handed on after
+    previous: str  # hex digest of the previous segment's statement; empty in segment 0
+    data: bytes = b""
+    start: bytes = b""
+    end: bytes = b""
+
+    @property
+    def layers(self) -> int:
+        return len(self.widths) - 1
+
+    @property
+    def steps(self) -> int:
+        return len(self.rates)
+
+    @property
+    def update_bits(self) -> int:
+        """k: the update needs no rounding since w = f + g + k."""
+        return self.weight_bits - self.activation_bits - self.gradient_bits
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """What the rates amount to, for people."""
+        return [c * self.batch / 2**self.update_bits for c in self.rates]
+
+    def header(self) -> bytes:
+        """All fields but the commitments, canonically encoded."""
+        fields = {k: v for k, v in asdict(self).items() if not isinstance(v, bytes)}
+        fields["version"] = VERSION
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+    def sections(self) -> list[tuple[bytes, bytes]]:
+        """Name and bytes of each part, in the order in which a transcript absorbs them and a file stores them."""
+        return [(b"header", self.header()), (b"data", self.data), (b"start", self.start), (b"end", self.end)]
+
+    def digest(self) -> str:
+        """SHA-256 over the framed sections, hex: what the next segment names as its previous."""
+        framed = b"".join(len(x).to_bytes(8, "little") + x for section in self.sections() for x in section)
+        return hashlib.sha256(b"zkaudit statement" + framed).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """A view for people and tools; commitments as SHA-256 digests of their rows."""
+        view = json.loads(self.header())
+        for name, data in self.sections()[1:]:
+            view[f"{name.decode()}_commitment"] = hashlib.sha256(data).hexdigest()
+        return {**view, "digest": self.digest(), "learning_rates": self.learning_rates, "steps": self.steps}
+
+
+def parse(header: bytes, data: bytes, start: bytes, end: bytes) -> Statement:
+    """The statement with exactly these bytes; BadInput for anything that is not canonical or out of range."""
+    try:
+        fields = json.loads(header.decode("ascii"))
+        if not isinstance(fields, dict) or fields.pop("version", None) != VERSION:
+            raise BadInput(f"the statement is not of version {VERSION}, the one this program knows")
+        fields["widths"], fields["rates"] = tuple(fields["widths"]), tuple(fields["rates"])
+        statement = Statement(**fields, data=data, start=start, end=end)
+        check(statement)
+        canonical = statement.header() == header
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BadInput(f"the statement cannot be read: {type(error).__name__}: {str(error)[:120]}") from None
+    if not canonical:
+        raise BadInput("the statement is not in canonical form")
+    return statement
+
+
+def check(s: Statement) -> None:
+    """Refuse a statement whose fields are out of range or for which a relation could wrap around modulo r."""
+    limits: dict[str, tuple[int, int]] = {
+        "batch": (1, 1 << 20),
+        "first_step": (0, 1 << 40),
+        "rows": (1, 1 << 22),
+        "activation_bits": (2, 14),
+        "gradient_bits": (2, 15),
+        "weight_bits": (16, 48),
+        "columns": (4, 15),
+        "segment": (0, 1 << 32),
+        "start_bound": (1, 1 << 240),
+    }
+    for name, (low, high) in limits.items():
+        _require_integer(name, getattr(s, name), low, high)
+    if not 2 <= len(s.widths) <= 65:
+        raise BadInput(f"statement field 'widths' names {len(s.widths) - 1} layers; 1 to 64 are allowed")
+    for width in s.widths:
+        _require_integer("widths", width, 1, 1 << 16)
+    if not 1 <= s.steps <= 1 << 20:
+        raise BadInput("statement field 'rates' must have between 1 and 2^20 entries")
+    if s.steps * s.batch > 1 << 22:
+        raise BadInput("a segment holds at most 2^22 samples (steps times batch)")
+    for rate in s.rates:
+        _require_integer("rates", rate, 1, 1 << 48)
+    for name, length in (("seed", None), ("batch_seed", 64), ("previous", 64 if s.segment else 0)):
+        text = getattr(s, name)
+        if not isinstance(text, str) or len(text) > 1024:
+            raise BadInput(f"statement field '{name}' must be a short string")
+        if length is not None and (len(text) != length or any(c not in "0123456789abcdef" for c in text)):
+            raise BadInput(f"statement field '{name}' must be {length} hexadecimal digits")
+    if s.loss not in LOSSES:
+        raise BadInput(f"statement field 'loss' is {s.loss!r}; known are {', '.join(LOSSES)}")
+    if s.gradient_bits < s.activation_bits or s.update_bits < 0:
+        raise BadInput("the fixed-point widths do not fit: gradient_bits >= activation_bits and weight_bits >= their sum")
+    if s.batch > s.rows:
+        raise BadInput(f"a batch of {s.batch} cannot be drawn from {s.rows} rows")
+    if s.segment == 0 and s.start_bound != first_start_bound(s):
+        raise BadInput("the first segment must state the bound that its range check proves")
+    if s.segment == 0 and s.first_step != 0:
+        raise BadInput("the first segment must begin at step 0")
+    if largest_integer(s) >= MODULUS >> 2:
+        raise BadInput("with these shapes, rates and bounds a relation could wrap around modulo the field's order")
+
+
+def first_start_bound(s: Statement) -> int:
+    """What the range check of the first segment's start weights proves: |W| <= 2^(weight_bits + 3)."""
+    return 1 << (s.weight_bits + WEIGHT_MARGIN)
+
+
+def end_bound(s: Statement) -> int:
+    """|W| after this segment: start bound plus the sum over steps of rate * batch * max|A| * max|G|."""
+    return s.start_bound + sum(s.rates) * s.batch * _largest_activation() * _largest_gradient(s)
+
+
+def largest_integer(s: Statement) -> int:
+    """Above the absolute value of both sides of every relation that is checked modulo r, over the integers."""
+    widest = max(s.widths) + 1
+    product = widest * max(_largest_activation(), _largest_gradient(s)) * end_bound(s)
+    rescaled = 1 << (s.weight_bits + ACTIVATION_RANGE + 2)
+    softmax = s.widths[-1] << (2 * ACTIVATION_RANGE + EXPONENTIAL_BITS + 2)
+    return max(product, rescaled, softmax)
+
+
+def derive_batch_seed(s: Statement) -> str:
+    """Hex digest that fixes the batches: the public seed, bound to the data set and the first start weights."""
+    parts = [b"zkaudit batch seed", s.seed.encode(), str((s.rows, s.batch)).encode(), s.data, s.start]
+    return hashlib.sha256(b"".join(len(x).to_bytes(8, "little") + x for x in parts)).hexdigest()
+
+
+def batch_rows(batch_seed: bytes, rows: int, batch: int, first_step: int, steps: int) -> NDArray[np.int64]:
+    """Data-set rows of each step's batch, shape (steps, batch).
+
+    Each epoch is a fresh permutation: rows sorted by 64-bit words of SHAKE-256(tag, batch_seed, epoch), ties by row number; an
+    epoch has rows // batch steps and drops what is left over.
+    """
+    per_epoch = rows // batch
+    chosen = np.empty((steps, batch), np.int64)
+    epoch, order = -1, np.empty(0, np.int64)
+    for i in range(steps):
+        at, place = divmod(first_step + i, per_epoch)
+        if at != epoch:
+            epoch = at
+            stream = hashlib.shake_256(b"zkaudit batches" + batch_seed + epoch.to_bytes(8, "little")).digest(8 * rows)
+            order = np.argsort(np.frombuffer(stream, "<u8"), kind="stable").astype(np.int64)
+        chosen[i] = order[place * batch : (place + 1) * batch]
+    return chosen
+
+
+def check_succession(before: Statement, after: Statement) -> None:
+    """`after` continues `before`: BadInput names the field that does not."""
+    expected = replace(
+        after,
+        data=before.data,
+        start=before.end,
+        start_bound=end_bound(before),
+        previous=before.digest(),
+        segment=before.segment + 1,
+        first_step=before.first_step + before.steps,
+        **{name: getattr(before, name) for name in _CARRIED},
+    )
+    for name, value in vars(expected).items():
+        if getattr(after, name) != value:
+            raise BadInput(f"segment {after.segment} does not continue segment {before.segment}: '{name}' differs")
+
+
+_CARRIED = (
+    *("widths", "loss", "batch", "rows", "activation_bits", "gradient_bits", "weight_bits"),
+    *("seed", "batch_seed", "columns"),
+)
+
+
+def _largest_activation() -> int:
+    return 1 << ACTIVATION_RANGE
+
+
+def _largest_gradient(s: Statement) -> int:
+    if s.loss == "cross_entropy":
+        return (1 << ACTIVATION_RANGE) + (1 << s.gradient_bits)
+    return 1 << (ACTIVATION_RANGE + 1 + s.gradient_bits - s.activation_bits)
+
+
+def _require_integer(name: str, value: object, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        shown = str(value)[:40]
+        raise BadInput(f"statement field '{name}' is {shown}; it must be an integer from {low} to {high}")

@@ -1,0 +1,222 @@
+"""The witness: every committed table of a segment, made from the trace that a training run left.
+
+`segment_witness` builds it. The virtual tensors (activations, gradients) follow from the tables alone, so that what is proved
+is what is committed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from zkaudit.zk.errors import BadInput
+from zkaudit.zk.layout import LIMB, SIGN_OFFSET, Layout, exponential_table, limb_bits
+from zkaudit.zk.statement import ACTIVATION_RANGE, EXPONENTIAL_BITS, WEIGHT_MARGIN
+from zkaudit.zk.trace import Integers, Trace
+
+
+def segment_witness(trace: Trace, layout: Layout, batches: Integers) -> Witness:
+    """All tables of the layout's segment; BadInput names what lies outside its range or does not follow."""
+    s = layout.statement
+    tables = _run_tables(trace, layout)
+    start = _weights_before(trace, layout)
+    end = _after(start, Witness(layout, tables, batches))
+    stored_at, stored = trace.state_before(s.first_step + s.steps)
+    if stored_at == s.first_step + s.steps and any((a != b).any() for a, b in zip(end, stored, strict=True)):
+        raise BadInput(f"the trace's weights after step {stored_at - 1} do not follow from its updates")
+    tables |= {**weight_tables(layout, "start", start), **weight_tables(layout, "end", end)}
+    if s.segment == 0:
+        tables |= start_limb_tables(layout, tables)
+    return Witness(layout, tables, batches)
+
+
+class Witness:
+    """Tables by block name, and the network's virtual tensors in terms of them."""
+
+    def __init__(self, layout: Layout, tables: Mapping[str, Any], batches: Integers) -> None:
+        self.layout, self.tables, self.batches = layout, tables, batches
+        self.activation = cache(self._activation)
+        self.gradient = cache(self._gradient)
+
+    @property
+    def start(self) -> list[Integers]:
+        """Start weights of each layer, (d + 1, d') with the bias row last."""
+        return self._weights("start")
+
+    @property
+    def end(self) -> list[Integers]:
+        """End weights, likewise."""
+        return self._weights("end")
+
+    def _activation(self, j: int) -> Any:
+        """A_j with the bias column, transposed: (d_j + 1, padded samples)."""
+        s = self.layout.statement
+        count, width = s.steps * s.batch, s.widths[j]
+        table = np.zeros((width + 1, self.layout.samples), np.int64)
+        if j == 0:
+            table[:width, :count] = self.tables["x"][:width, self.batches.reshape(-1)].astype(np.int64) - SIGN_OFFSET
+        else:
+            positive = 1 - self.tables[f"b{j - 1}"][:width, :count].astype(np.int64)
+            table[:width, :count] = positive * self.tables[f"p{j - 1}"][:width, :count]
+        table[width, :count] = 1 << s.activation_bits
+        return narrow(table)
+
+    def _gradient(self, j: int) -> Any:
+        """G_j, transposed: (d_{j+1}, padded samples)."""
+        s = self.layout.statement
+        count, width = s.steps * s.batch, s.widths[j + 1]
+        table = np.zeros((width, self.layout.samples), np.int64)
+        if j < s.layers - 1:
+            positive = 1 - self.tables[f"b{j}"][:width, :count].astype(np.int64)
+            table[:, :count] = positive * (self.tables[f"ga{j}"][:width, :count].astype(np.int64) - SIGN_OFFSET)
+        else:
+            target = self.tables["y"][:width, self.batches.reshape(-1)].astype(np.int64)
+            if s.loss == "cross_entropy":
+                table[:, :count] = self.tables["q"][:width, :count] - (target << s.gradient_bits)
+            else:
+                output = self.tables["z"][:width, :count].astype(np.int64) - SIGN_OFFSET
+                table[:, :count] = (output - target) << (s.gradient_bits - s.activation_bits)
+        return narrow(table)
+
+    def _weights(self, name: str) -> list[Integers]:
+        widths = self.layout.statement.widths
+        return [
+            np.ascontiguousarray(
+                np.concatenate([self.tables[f"{name}{j}"][:units, :d].T, self.tables[f"{name}{j}.bias"][:, :units]]), np.int64
+            )
+            for j, (d, units) in enumerate(itertools.pairwise(widths))
+        ]
+
+
+def data_tables(trace: Trace, layout: Layout) -> dict[str, Any]:
+    """The committed data set: inputs with offset, targets as they are."""
+    x, y = trace.data()
+    _require_range("inputs", x, -SIGN_OFFSET, SIGN_OFFSET)
+    _require_range("targets", y, 0, 1 << LIMB)
+    return {"x": placed(layout, "x", (x + SIGN_OFFSET).T), "y": placed(layout, "y", y.T)}
+
+
+def weight_tables(layout: Layout, name: str, weights: Sequence[Integers]) -> dict[str, Any]:
+    """Weights (d + 1, outputs), the bias row last, as the blocks called `name`."""
+    tables = {}
+    for j, matrix in enumerate(weights):
+        tables[f"{name}{j}"] = placed(layout, f"{name}{j}", matrix[:-1].T)
+        tables[f"{name}{j}.bias"] = placed(layout, f"{name}{j}.bias", matrix[-1:])
+    return tables
+
+
+def start_limb_tables(layout: Layout, tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Limbs of the start weights, padding included, after adding the offset that makes them non-negative."""
+    width = layout.statement.weight_bits + WEIGHT_MARGIN
+    limbs: dict[str, Any] = {}
+    for block in layout.start:
+        _require_range("start weights", tables[block.name].astype(np.int64), -(1 << width), 1 << width)
+        limbs |= _limbs(f"{block.name}.", tables[block.name].astype(np.int64) + (1 << width), limb_bits(width + 1))
+    return {name: narrow(values) for name, values in limbs.items()}
+
+
+def _run_tables(trace: Trace, layout: Layout) -> dict[str, Any]:
+    """Data and layers of the layout's steps: all from which activations and gradients follow."""
+    tables = data_tables(trace, layout)
+    for j in range(layout.statement.layers):
+        tables |= _layer_tables(trace, layout, j)
+    return tables
+
+
+def _layer_tables(trace: Trace, layout: Layout, j: int) -> dict[str, Any]:
+    s = layout.statement
+    wide, remainder = "<u4" if s.weight_bits <= 32 else "<i8", limb_bits(s.weight_bits)
+
+    def samples(name: str, kind: str) -> Integers:
+        return trace.samples(name, kind, j, s.first_step, s.steps)
+
+    z = samples(f"z{j}", "<i4")
+    tables = _limbs(f"r{j}.", samples(f"r{j}", wide), remainder)
+    if j < s.layers - 1:
+        _require_range(f"pre-activations of layer {j}", z, -(1 << ACTIVATION_RANGE), 1 << ACTIVATION_RANGE)
+        gradient = samples(f"ga{j}", "<i4")
+        _require_range(f"gradients of layer {j}", gradient, -SIGN_OFFSET, SIGN_OFFSET)
+        tables |= relu_tables(j, z) | {f"ga{j}": gradient + SIGN_OFFSET}
+        tables |= _limbs(f"rg{j}.", samples(f"rg{j}", wide), remainder)
+    elif s.loss == "square":
+        _require_range(f"pre-activations of layer {j}", z, -SIGN_OFFSET, SIGN_OFFSET)
+        tables["z"] = z + SIGN_OFFSET
+    else:
+        tables |= softmax_tables(z, samples("p", "<i4"), samples("rho", "<i8"), s.activation_bits)
+    return {name: placed(layout, name, values) for name, values in tables.items()}
+
+
+def relu_tables(j: int, z: Integers) -> dict[str, Any]:
+    """A hidden layer's sign bits and non-negative parts."""
+    negative = (z < 0).astype(np.int64)
+    return {f"p{j}": z + (negative << ACTIVATION_RANGE), f"b{j}": negative}
+
+
+def softmax_tables(z: Integers, quotient: Integers, rho: Integers, activation_bits: int) -> dict[str, Any]:
+    """The loss layer's tables from outputs (classes, samples), quotients and remainders of the same shape."""
+    maximum = z.max(axis=0, keepdims=True)
+    distance = maximum - z
+    _require_range("distances to the largest output", distance, 0, 1 << ACTIVATION_RANGE)
+    exponential = exponential_table(activation_bits)[distance].astype(np.int64)
+    total = exponential.sum(axis=0, keepdims=True)
+    one_hot = (np.arange(len(z))[:, None] == distance.argmin(axis=0)).astype(np.int64)
+    tables = {"m": maximum + SIGN_OFFSET, "d": distance, "e": exponential, "h": one_hot, "s": total, "q": quotient}
+    return tables | _limbs("rho.", rho, [LIMB, LIMB]) | _limbs("sigma.", total - 1 - rho, [LIMB, LIMB])
+
+
+def narrow(table: Integers) -> Any:
+    """The same integers in the smallest type the core reads."""
+    low, high = int(table.min(initial=0)), int(table.max(initial=0))
+    for kind in (np.uint8, np.uint16, np.int32, np.uint32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return np.ascontiguousarray(table, kind)
+    return np.ascontiguousarray(table, np.int64)
+
+
+def placed(layout: Layout, name: str, values: Integers) -> Any:
+    """`values` in the corner of the block's padded table; exponentials are padded with the table's row for distance 0."""
+    block = layout.named[name]
+    table = np.full((block.highs, block.lows), 1 << EXPONENTIAL_BITS if name == "e" else 0, np.int64)
+    table[: values.shape[0], : values.shape[1]] = values
+    return narrow(table)
+
+
+def _weights_before(trace: Trace, layout: Layout) -> list[Integers]:
+    """Start weights of the layout's segment, from the nearest stored state and the updates since."""
+    s = layout.statement
+    step, weights = trace.state_before(s.first_step)
+    if step < s.first_step:
+        rates = tuple(trace.manifest["learning_rate"][step : s.first_step])
+        between = Layout(replace(s, first_step=step, rates=rates, segment=1))
+        weights = _after(weights, Witness(between, _run_tables(trace, between), trace.batches(step, len(rates))))
+    return weights
+
+
+def _after(weights: Sequence[Integers], witness: Witness) -> list[Integers]:
+    """Weights after the witness's steps. Products of one step are exact in float64: below 2^53 for every allowed width."""
+    s = witness.layout.statement
+    updated = []
+    for j, matrix in enumerate(weights):
+        a, g = witness.activation(j).astype(np.float64), witness.gradient(j).astype(np.float64)
+        total = matrix.astype(np.int64)
+        for t, rate in enumerate(s.rates):
+            step = slice(t * s.batch, (t + 1) * s.batch)
+            total = total - rate * (a[:, step] @ g[:, step].T).astype(np.int64)
+        updated.append(total)
+    return updated
+
+
+def _limbs(prefix: str, values: Integers, bits: list[int]) -> dict[str, Any]:
+    """`prefix`k -> limb k; what exceeds the last limb's bits stays in it, for the range check to find."""
+    last = len(bits) - 1
+    shifted = [values >> (LIMB * k) for k in range(len(bits))]
+    return {f"{prefix}{k}": value if k == last else value & ((1 << LIMB) - 1) for k, value in enumerate(shifted)}
+
+
+def _require_range(what: str, values: Integers, low: int, high: int) -> None:
+    if values.size and (values.min() < low or values.max() >= high):
+        raise BadInput(f"the trace holds {what} outside [{low}, {high}): {values.min()} to {values.max()}")
