@@ -34,7 +34,8 @@ struct Gate {
     ZK_HD static Gate neutral() { return {L::zero(), L::zero(), L::one(), L::one()}; }
 
     ZK_HD friend Gate operator-(const Gate& a, const Gate& b) {
-        return {loose_difference(a.p0, b.p0), loose_difference(a.p1, b.p1), loose_difference(a.q0, b.q0), loose_difference(a.q1, b.q1)};
+        return {loose_difference(a.p0, b.p0), loose_difference(a.p1, b.p1), loose_difference(a.q0, b.q0),
+                loose_difference(a.q1, b.q1)};
     }
 
     /// p0 q1 + p1 q0 + lambda q0 q1

@@ -31,7 +31,9 @@ ZK_HD Scalar biased_dot(const Scalar* a, const T* small, int64_t begin, int64_t 
     constexpr int64_t piece = int64_t{1} << 20;
     const int64_t split = end - (end - begin) % lane_width<L>;
     Scalar out = Scalar::zero();
-    for (int64_t i = begin; i < split; i += piece) out += biased_dot_lanes<L>(a, small, i, i + piece < split ? i + piece : split);
+    for (int64_t i = begin; i < split; i += piece) {
+        out += biased_dot_lanes<L>(a, small, i, i + piece < split ? i + piece : split);
+    }
     if (end > split) out += biased_dot_lanes<Scalar>(a, small, split, end);
     return out;
 }
@@ -67,7 +69,9 @@ struct Combine {
         for (int64_t h = first; h < last; ++h) {
             const L weight = load<L>(weights + h, 0);
             const T* row = matrix + h * columns + begin;
-            for (int j = 0; j < count; ++j) sums[j].template add<SmallInteger<T>::bits>(weight, LoadWords<L, T>::at(row + j * width));
+            for (int j = 0; j < count; ++j) {
+                sums[j].template add<SmallInteger<T>::bits>(weight, LoadWords<L, T>::at(row + j * width));
+            }
             if ((h - first + 1) % settle_period == 0) {
                 for (int j = 0; j < count; ++j) sums[j].settle();
             }
@@ -129,7 +133,7 @@ struct AffineTerm {
 };
 
 /// out[x] = constant + sum over the terms; `constant` has the biases taken off already.
-struct Affine {
+struct AffineSum {
     static constexpr int block = 32, digits = 2;
 
     template <class L>

@@ -19,7 +19,7 @@ ZK_HD F reduced_from(const F& low, const F& high) {
     return F::one() * low + square * high;
 }
 
-/// Montgomery reduction of the lowest limbs of t: afterwards t[limbs..] holds t / 2^(64 limbs), and the carry out of t[2 limbs - 1] is returned.
+/// Montgomery reduction of the lowest limbs of t: afterwards t[limbs..] holds t / 2^(64 limbs). Returns the carry past its end.
 template <class F>
 ZK_HD uint64_t reduce_lower_half(uint64_t* t) {
     uint64_t over = 0;
@@ -75,6 +75,12 @@ ZK_HD F interpolate(const F& low, const F& high, const F& r) {
     return low + r * (high - low);
 }
 
+/// value + (high - low): the next point of the line through low and high after the one with that value.
+template <class F>
+ZK_HD F extrapolate(const F& value, const F& low, const F& high) {
+    return value + (high - low);
+}
+
 /// a - b for `loose_gate` only: a lane may leave it unreduced.
 template <class F>
 ZK_HD F loose_difference(const F& a, const F& b) {
@@ -108,18 +114,45 @@ struct ProductSum {
 
     ZK_HD void settle() {}
 
-    /// The sum of the Montgomery products, for each element of the lane; at most eight products.
+    /// The sum of the Montgomery products, for each element of the lane; at most eight, which leave less than 5 moduli.
     ZK_HD F total() const {
-        uint64_t copy[2 * F::limbs];
-        for (int i = 0; i < 2 * F::limbs; ++i) copy[i] = t[i];
-        F low, high = F::zero();
-        high.v[0] = t[2 * F::limbs] + reduce_lower_half<F>(copy);
-        for (int i = 0; i < F::limbs; ++i) low.v[i] = copy[F::limbs + i];
-        return reduced_from(low, high);
+        F out;
+        uint64_t over = quotient(out);
+        for (int shift = 2; shift >= 0; --shift) subtract_multiple(out, over, shift);
+        return out;
     }
 
     /// The sum over the lane's elements of any number of products.
-    ZK_HD F across() const { return total(); }
+    ZK_HD F across() const {
+        F low, high = F::zero();
+        high.v[0] = quotient(low);
+        return reduced_from(low, high);
+    }
+
+private:
+    /// The sum / 2^(64 limbs), below itself + modulus: its lower limbs, and what is above them.
+    ZK_HD uint64_t quotient(F& low) const {
+        uint64_t copy[2 * F::limbs];
+        for (int i = 0; i < 2 * F::limbs; ++i) copy[i] = t[i];
+        const uint64_t over = reduce_lower_half<F>(copy);
+        for (int i = 0; i < F::limbs; ++i) low.v[i] = copy[F::limbs + i];
+        return t[2 * F::limbs] + over;
+    }
+
+    /// Takes 2^shift moduli off (over, x) if they are in it.
+    ZK_HD static void subtract_multiple(F& x, uint64_t& over, int shift) {
+        F less;
+        uint64_t borrow = 0, below = 0;
+        for (int i = 0; i < F::limbs; ++i) {
+            const uint64_t limb = F::Params::modulus(i);
+            less.v[i] = F::subtract_limb(x.v[i], (limb << shift) | (shift > 0 ? below >> (64 - shift) : 0), borrow);
+            below = limb;
+        }
+        const uint64_t top = F::subtract_limb(over, shift > 0 ? below >> (64 - shift) : 0, borrow);
+        const uint64_t keep = 0 - borrow;
+        for (int i = 0; i < F::limbs; ++i) x.v[i] = (x.v[i] & keep) | (less.v[i] & ~keep);
+        over = (over & keep) | (top & ~keep);
+    }
 };
 
 /// A sum of products of elements and words, in units of 2^(-52 digits): one digit serves words of 32 bits, two any word.

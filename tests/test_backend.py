@@ -3,15 +3,16 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zkaudit.zk import _field as portable
 from zkaudit.zk import backend, field, kernels, mle
 
+portable = import_module("zkaudit.zk._field")
 needs_two_builds = pytest.mark.skipif(backend.core is portable, reason="this CPU runs the portable core only")
 
 
@@ -67,6 +68,12 @@ def test_the_environment_can_ask_for_the_portable_core():
     environment = {**os.environ, "ZKAUDIT_CORE": "portable"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "zkaudit.zk._field"
+
+
+def test_loading_the_core_leaves_the_environment_as_it_was():
+    program = "import os; before = dict(os.environ); from zkaudit.zk import backend; print(before == dict(os.environ))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
 
 
 def test_memory_in_use_is_not_handed_out_again():

@@ -178,10 +178,12 @@ def _from_tables(content: dict[str, Any], folder: Path) -> RunConfig:
         model["hidden"] = tuple(model["hidden"])
     steps, rate = training.get("steps"), training.get("learning_rate")
     if "learning_rate" in training:
-        count = (
-            steps if isinstance(steps, int) and 0 < steps <= LARGEST_STEPS else 1
-        )  # a wrong number of steps is refused below
-        training["learning_rate"] = tuple(rate) if isinstance(rate, list) else (rate,) * count
+        if isinstance(rate, list):
+            training["learning_rate"] = tuple(rate)
+        elif isinstance(steps, int) and 0 < steps <= LARGEST_STEPS:
+            training["learning_rate"] = (rate,) * steps
+        else:
+            training["learning_rate"] = (rate,)  # TrainingConfig refuses these steps
     return RunConfig(
         _section("data", DataConfig, data),
         _section("model", ModelConfig, model),

@@ -52,14 +52,21 @@ def manifest_of(config: RunConfig, widths: Sequence[int], rows: int) -> dict[str
 def step_arrays(manifest: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name -> element type and shape of everything that one step adds to its chunk."""
     widths, batch = manifest["widths"], manifest["batch"]
-    remainder, last = "<u4" if manifest["weight_bits"] <= 32 else "<i8", len(widths) - 2
-    arrays: dict[str, tuple[str, tuple[int, ...]]] = {"batch": ("<i8", (batch,))}
+    shapes: dict[str, tuple[int, ...]] = {"batch": (batch,)}
     for j, units in enumerate(widths[1:]):
-        names = {"z": "<i4", "r": remainder} | ({"ga": "<i4", "rg": remainder} if j < last else {})
-        arrays |= {f"{name}{j}": (kind, (batch, units)) for name, kind in names.items()}
+        names = ("z", "r", "ga", "rg") if j < len(widths) - 2 else ("z", "r")
+        shapes |= {f"{name}{j}": (batch, units) for name in names}
     if manifest["loss"] == "cross_entropy":
-        arrays |= {"p": ("<i4", (batch, widths[-1])), "rho": ("<i8", (batch, widths[-1]))}
-    return arrays
+        shapes |= {name: (batch, widths[-1]) for name in ("p", "rho")}
+    return {name: (stored_type(name, manifest["weight_bits"]), shape) for name, shape in shapes.items()}
+
+
+def stored_type(name: str, weight_bits: int) -> str:
+    """The element type of a step's array: remainders of rescalings are as wide as the weights' fraction."""
+    kind = name.rstrip("0123456789")
+    if kind in ("r", "rg"):
+        return "<u4" if weight_bits <= 32 else "<i8"
+    return "<i8" if kind in ("batch", "rho") else "<i4"
 
 
 class TraceWriter:

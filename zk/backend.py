@@ -8,20 +8,39 @@ import os
 from importlib import import_module
 from importlib.util import find_spec
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from zkaudit.zk import _field as portable
+__all__ = ["Array", "Small", "check", "check_small", "core", "curve_core", "empty"]
 
-__all__ = ["Array", "Small", "check", "check_small", "core", "empty"]
+
+def _fastest(name: str) -> Any:
+    portable = import_module(f"zkaudit.zk.{name}")
+    fast = portable.has_ifma() and find_spec(f"zkaudit.zk.{name}_ifma") and os.environ.get("ZKAUDIT_CORE") != "portable"
+    return import_module(f"zkaudit.zk.{name}_ifma") if fast else portable
+
+
+def _load() -> tuple[Any, Any]:
+    """The modules, with threads that sleep while they wait: beside other programs, spinning ones stall every call for a time slice.
+
+    OpenMP reads the setting once, when it is loaded. The environment is left as it was.
+    """
+    given = "OMP_WAIT_POLICY" in os.environ
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        return _fastest("_field"), _fastest("_curve")
+    finally:
+        if not given:
+            del os.environ["OMP_WAIT_POLICY"]
+
 
 if TYPE_CHECKING:
-    core = portable
+    from zkaudit.zk import _curve as curve_core
+    from zkaudit.zk import _field as core
 else:
-    _fast = portable.has_ifma() and find_spec("zkaudit.zk._field_ifma") and os.environ.get("ZKAUDIT_CORE") != "portable"
-    core = import_module("zkaudit.zk._field_ifma") if _fast else portable
+    core, curve_core = _load()
 
 Array = npt.NDArray[np.uint64]
 """Elements: ``uint64[..., 4]``, Montgomery form, C-contiguous."""

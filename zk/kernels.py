@@ -14,7 +14,8 @@ def products_round(tables: Sequence[Array], terms: Sequence[tuple[int, ...]], de
     """g(0), g(2), .., g(degree) for g(X) = sum over i and terms of the product over k in the term of T_k(i; X).
 
     T_k(i; X) = T_k[2i] + X (T_k[2i+1] - T_k[2i]); all tables have one power-of-two length. A term names its tables in
-    any order and may repeat them; neighbouring terms with a common beginning share its products, so order them that way.
+    any order and may repeat them. Terms of three and more that begin with the same table share its product: (0, 1, 2) and
+    (0, 3, 4) cost T_0 (T_1 T_2 + T_3 T_4), so put the table first that most of them have.
     """
     if not 1 <= len(tables) <= core.MAX_TABLES or not len(terms) <= core.MAX_TERMS:
         raise ValueError(

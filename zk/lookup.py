@@ -13,8 +13,8 @@ probability rows / |F|. A layer of the tree is one sumcheck over its gates with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from zkaudit.zk.field import MODULUS, Array
 from zkaudit.zk.layout import EXPONENTIAL, Layout, exponential_table, table_bits
 from zkaudit.zk.linear import Linear, combination, polynomial_at
 from zkaudit.zk.stack import Stack, stack
+
+CHUNK = 1 << 20  # leaves in memory at a time; a chunk and what is made of it stay in the cache
+WHOLE = 1 << 12  # leaves are filled up to a multiple of this, which keeps the large levels even
 
 
 def count(layout: Layout, tables: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,26 +45,25 @@ def prove(layout: Layout, tables: Mapping[str, Any], channel: ProverChannel) -> 
     """Prove all lookups of the layout; returns the claims on blocks and multiplicities."""
     gamma, beta = channel.challenges("lookup", 2)
     laid = _stack(layout)
-    levels = [_leaves(layout, tables, laid, gamma, beta)]
-    for _ in range(laid.variables):
+    leaves = _Leaves(layout, tables, laid, gamma, beta)
+    levels = [leaves.layer()]
+    for _ in range(laid.variables - 1):
         levels.append(kernels.fraction_layer(*levels[-1]))
     numerator, denominator = Linear(), channel.send(field.to_ints(levels.pop()[1]), "root")[0]
     point: list[int] = []
-    while levels:
-        p, q = _paired(*levels.pop())
+    for _ in range(laid.variables):
+        level: _Level = _Stored(*levels.pop()) if levels else leaves
         batch, claim = _begin_layer(numerator, denominator, channel)
         bound: list[int] = []
-        for i in range(len(point)):
-            rest = point[i + 1 :]
-            low, high = mle.eq_table(rest[: len(rest) // 2]), mle.eq_table(rest[len(rest) // 2 :])
-            at_zero, leading = kernels.fraction_round(p, q, batch, low, high)
-            at_one = (channel.value(claim) - (1 - point[i]) * at_zero) * pow(point[i], -1, MODULUS)
+        for i, w in enumerate(point):
+            at_zero, leading = level.round(batch, point[i + 1 :])
+            at_one = (channel.value(claim) - (1 - w) * at_zero) * pow(w, -1, MODULUS)
             message = channel.send([at_zero, at_one - at_zero - leading, leading], "fractions")
-            r, claim = _fold_claim(message, point[i], claim, channel)
-            p, q = kernels.fraction_fold(p, q, r)
+            r, claim = _fold_claim(message, w, claim, channel)
+            level = level.fold(r)
             bound.append(r)
-        values = [*field.to_ints(p), *field.to_ints(q)]
-        message = channel.send([*values, values[0] * values[3], values[2] * (values[1] + batch * values[3])], "gate")
+        p0, p1, q0, q1 = level.last()
+        message = channel.send([p0, p1, q0, q1, p0 * q1, q0 * (p1 + batch * q1)], "gate")
         numerator, denominator, child = _end_layer(message, batch, claim, channel)
         point = [child, *bound]
     return _leaf_claims(layout, laid, point, gamma, beta, numerator, denominator)
@@ -113,27 +115,110 @@ def _stack(layout: Layout) -> Stack:
     return stack(sizes + [1 << table_bits(table) for table in layout.tables])
 
 
-def _leaves(layout: Layout, tables: Mapping[str, Any], laid: Stack, gamma: int, beta: int) -> tuple[Array, Array]:
-    shape = (laid.length + laid.length % 2, 4)  # whole gates: an odd last leaf gets the neutral 0 / 1 beside it
-    p, q = empty(*shape), empty(*shape)
-    p[:], q[laid.length :], p[laid.length :] = field.full(1, 1), field.full(1, 1), field.zeros(1)
-    for i, lookup in enumerate(layout.lookups):
-        columns = [tables[block.name].reshape(-1) for block in lookup.blocks]
-        _denominators(gamma, beta, lookup.table, columns, q[laid.span(i)])
-    for i, table in enumerate(layout.tables, len(layout.lookups)):
-        _denominators(gamma, beta, table, _table_columns(layout, table), q[laid.span(i)])
-        p[laid.span(i)] = field.neg(field.from_small(tables[f"count.{table}"].reshape(-1)))
-    return p, q
+class _Level(Protocol):
+    """Fractions of one level, children of the gates that a sumcheck runs over."""
+
+    def round(self, batch: int, rest: list[int]) -> tuple[int, int]:
+        """h(0) and h's leading coefficient, the gates' lowest variable being free and `rest` the claim's point after it."""
+        ...
+
+    def fold(self, r: int) -> _Stored:
+        """Bind the gates' lowest variable."""
+        ...
+
+    def last(self) -> tuple[int, int, int, int]:
+        """The children p0, p1, q0, q1 of the only gate."""
+        ...
 
 
-def _paired(p: Array, q: Array) -> tuple[Array, Array]:
-    """Children of whole gates: an odd last fraction gets the neutral 0 / 1 beside it."""
-    if len(p) % 2 == 0:
+class _Stored:
+    """A level in memory; an odd last fraction gets the neutral 0 / 1 beside it."""
+
+    def __init__(self, p: Array, q: Array) -> None:
+        if len(p) % 2:
+            p, q = _appended(p, 0), _appended(q, 1)
+        self.p, self.q = p, q
+
+    def round(self, batch: int, rest: list[int]) -> tuple[int, int]:
+        low, high = mle.eq_table(rest[: len(rest) // 2]), mle.eq_table(rest[len(rest) // 2 :])
+        return kernels.fraction_round(self.p, self.q, batch, low, high)
+
+    def fold(self, r: int) -> _Stored:
+        return _Stored(*kernels.fraction_fold(self.p, self.q, r))
+
+    def last(self) -> tuple[int, int, int, int]:
+        p0, p1, q0, q1 = field.to_ints(np.concatenate([self.p, self.q]))
+        return p0, p1, q0, q1
+
+
+def _appended(values: Array, last: int) -> Array:
+    out = empty(len(values) + 1, 4)
+    out[:-1], out[-1:] = values, field.full(1, last)
+    return out
+
+
+class _Leaves:
+    """The lowest level, by far the largest: made again from small integers, a chunk at a time, whenever it is needed."""
+
+    def __init__(self, layout: Layout, tables: Mapping[str, Any], laid: Stack, gamma: int, beta: int) -> None:
+        self._laid, self._gamma, self._beta = laid, gamma, beta
+        rows = [[tables[block.name].reshape(-1) for block in lookup.blocks] for lookup in layout.lookups]
+        rows += [_table_columns(layout, table) for table in layout.tables]
+        numbers = [lookup.table for lookup in layout.lookups] + layout.tables
+        counts = [None] * len(layout.lookups) + [tables[f"count.{table}"].reshape(-1) for table in layout.tables]
+        self._parts = list(zip(laid.offsets, laid.sizes, numbers, rows, counts, strict=True))
+        self._size = min(CHUNK, 1 << laid.variables)
+        whole = min(WHOLE, 1 << laid.variables)
+        self._length = -(-laid.length // whole) * whole
+
+    def layer(self) -> tuple[Array, Array]:
+        """Sums of neighbouring leaves."""
+        return self._joined(kernels.fraction_layer, self._gates())
+
+    def round(self, batch: int, rest: list[int]) -> tuple[int, int]:
+        inside = (self._size - 1).bit_length() - 2
+        weights = mle.eq_table(rest[inside:])
+        at_zero = leading = 0
+        for weight, (p, q) in zip(field.to_ints(weights[: self._chunks()]), self._leaves(), strict=True):
+            h = _Stored(p, q).round(batch, rest[:inside])
+            at_zero, leading = at_zero + weight * h[0], leading + weight * h[1]
+        neutral = 1 - field.total(weights[: self._chunks()])
+        return (at_zero + batch * neutral) % MODULUS, leading % MODULUS
+
+    def fold(self, r: int) -> _Stored:
+        return _Stored(*self._joined(lambda p, q: kernels.fraction_fold(p, q, r), (self._gates() + 1) // 2 * 2))
+
+    def last(self) -> tuple[int, int, int, int]:
+        return _Stored(*next(self._leaves())).last()
+
+    def _chunks(self) -> int:
+        return -(-self._length // self._size)
+
+    def _gates(self) -> int:
+        return self._length // 2
+
+    def _joined(self, halve: Callable[[Array, Array], tuple[Array, Array]], length: int) -> tuple[Array, Array]:
+        p, q = empty(length, 4), empty(length, 4)
+        for first, chunk in zip(range(0, length, self._size // 2), self._leaves(), strict=True):
+            for whole, part in zip((p, q), halve(*chunk), strict=True):
+                whole[first : first + len(part)] = part
         return p, q
-    wider = empty(len(p) + 1, 4), empty(len(p) + 1, 4)
-    for out, values, neutral in zip(wider, (p, q), (0, 1), strict=True):
-        out[:-1], out[-1:] = values, field.full(1, neutral)
-    return wider
+
+    def _leaves(self) -> Iterator[tuple[Array, Array]]:
+        """Chunks of leaves; what follows the stack's end is the neutral 0 / 1."""
+        for first in range(0, self._length, self._size):
+            count = min(self._size, self._length - first)
+            p, q = empty(count, 4), empty(count, 4)
+            used = max(0, min(count, self._laid.length - first))
+            p[:], p[used:], q[used:] = field.full(1, 1), field.zeros(1), field.full(1, 1)
+            for offset, size, number, rows, counts in self._parts:
+                low, high = max(first, offset), min(first + count, offset + size)
+                if low < high:
+                    inner, outer = slice(low - offset, high - offset), slice(low - first, high - first)
+                    _denominators(self._gamma, self._beta, number, [row[inner] for row in rows], q[outer])
+                    if counts is not None:
+                        p[outer] = field.neg(field.from_small(counts[inner]))
+            yield p, q
 
 
 def _denominators(gamma: int, beta: int, table: int, columns: list[Any], out: Array) -> None:

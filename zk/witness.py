@@ -197,17 +197,28 @@ def _weights_before(trace: Trace, layout: Layout) -> list[Integers]:
 
 
 def _after(weights: Sequence[Integers], witness: Witness) -> list[Integers]:
-    """Weights after the witness's steps. Products of one step are exact in float64: below 2^53 for every allowed width."""
+    """Weights after the witness's steps."""
     s = witness.layout.statement
     updated = []
     for j, matrix in enumerate(weights):
-        a, g = witness.activation(j).astype(np.float64), witness.gradient(j).astype(np.float64)
+        a, g = witness.activation(j).astype(np.int64), witness.gradient(j).astype(np.int64)
         total = matrix.astype(np.int64)
         for t, rate in enumerate(s.rates):
             step = slice(t * s.batch, (t + 1) * s.batch)
-            total = total - rate * (a[:, step] @ g[:, step].T).astype(np.int64)
+            total = total - rate * _exact_product(a[:, step], g[:, step].T, rate)
         updated.append(total)
     return updated
+
+
+def _exact_product(a: Integers, b: Integers, rate: int) -> Integers:
+    """a @ b by float64 products of 16-bit halves of b, each exact below 2^53; BadInput if rate times it could leave 63 bits."""
+    largest = int(np.abs(a).max(initial=0)) * a.shape[1]
+    if largest << LIMB >= 1 << 53 or largest * int(np.abs(b).max(initial=0)) * rate >= 1 << 62:
+        raise BadInput("the trace's updates are too large for exact 64-bit arithmetic: lower the batch, rate or gradient_bits")
+    high, low = b >> LIMB, b & ((1 << LIMB) - 1)
+    left = a.astype(np.float64)
+    product: Integers = ((left @ high).astype(np.int64) << LIMB) + (left @ low).astype(np.int64)
+    return product
 
 
 def _limbs(prefix: str, values: Integers, bits: list[int]) -> dict[str, Any]:

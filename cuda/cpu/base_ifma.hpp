@@ -62,10 +62,10 @@ struct Limbs52 {
 };
 
 /// Limb i of 0, p, ..., 7p.
-struct Multiples52 {
+struct BaseMultiples52 {
     alignas(64) uint64_t v[8][8];
 
-    constexpr Multiples52() : v{} {
+    constexpr BaseMultiples52() : v{} {
         for (int k = 0; k < 8; ++k) {
             for (int i = 0; i < 8; ++i) v[i][k] = Limbs52::modulus(static_cast<uint64_t>(k)).v[i];
         }
@@ -167,7 +167,7 @@ struct Base8 {
 
 private:
     static constexpr Limbs52 lifting = Limbs52::lifted();
-    static constexpr Multiples52 multiples = Multiples52();
+    static constexpr BaseMultiples52 multiples = BaseMultiples52();
 
     /// Carries moved up until every limb but the top one has 52 bits; signed limbs borrow.
     ZK_HD Base8 carried() const {

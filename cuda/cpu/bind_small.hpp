@@ -51,9 +51,9 @@ inline void combine(const Input& weights, const Small& matrix, const Output& out
         const Combine<T> kernel{factors.data(), data, columns};
         const int64_t blocks = (columns + kernel.block - 1) / kernel.block;
         for_jobs(stacks * blocks, rows * columns, [&](int64_t i) {
-            const int64_t s = i / blocks;
+            const int64_t s = i / blocks, last = std::min(rows, (s + 1) * stack), begin = (i % blocks) * kernel.block;
             Scalar* target = stacks > 1 ? &partial[s * columns] : elements(out);
-            kernel.template columns_from<Lane>(s * stack, std::min(rows, (s + 1) * stack), (i % blocks) * kernel.block, corrections[s], target);
+            kernel.template columns_from<Lane>(s * stack, last, begin, corrections[s], target);
         });
     });
     if (stacks == 1) return;
@@ -94,7 +94,8 @@ inline void evaluate_small(const Small& matrix, const Input& high, const Input& 
         });
         *elements(out) = lifted<digits_of<T>>(*elements(out));
     });
-    if (!bias_of(kind).is_zero()) *elements(out) -= bias_of(kind) * total_of(elements(high), rows) * total_of(elements(low), columns);
+    if (bias_of(kind).is_zero()) return;
+    *elements(out) -= bias_of(kind) * total_of(elements(high), rows) * total_of(elements(low), columns);
 }
 
 /// `coefficients` has the terms' coefficients, then the constant.
@@ -103,14 +104,14 @@ inline void affine(const Input& coefficients, const std::vector<Small>& small, c
     Scalar constant = elements(coefficients)[small.size()];
     for (size_t k = 0; k < small.size(); ++k) {
         const Scalar coefficient = elements(coefficients)[k];
-        terms.push_back({lifted<Affine::digits>(coefficient), small[k].data(), kind_of(small[k])});
+        terms.push_back({lifted<AffineSum::digits>(coefficient), small[k].data(), kind_of(small[k])});
         constant -= coefficient * bias_of(terms[k].kind);
     }
     const int64_t n = count(out);
-    const Affine kernel{terms.data(), static_cast<int64_t>(terms.size()), constant, elements(out)};
+    const AffineSum kernel{terms.data(), static_cast<int64_t>(terms.size()), constant, elements(out)};
     for_jobs((n + chunk - 1) / chunk, n, [&](int64_t c) {
         const int64_t end = std::min(n, (c + 1) * chunk);
-        for (int64_t begin = c * chunk; begin < end; begin += Affine::block) kernel.from<Lane>(begin, end);
+        for (int64_t begin = c * chunk; begin < end; begin += AffineSum::block) kernel.from<Lane>(begin, end);
     });
 }
 

@@ -12,32 +12,51 @@
 
 namespace zkaudit {
 
-/// The terms with what each shares with the one before it. A term leaves its products behind, all but the last one.
-inline std::vector<ProductTerm> shared_prefixes(const std::vector<std::vector<int>>& terms, std::vector<int>& factors) {
-    std::vector<ProductTerm> out;
-    std::vector<int> before;
-    for (const std::vector<int>& term : terms) {
-        const size_t left = before.size() > 1 ? before.size() - 1 : before.size();
-        const size_t most = std::min(left, term.size() - 1);
-        size_t shared = 0;
-        while (shared < most && before[shared] == term[shared]) ++shared;
-        const int begin = static_cast<int>(factors.size());
-        factors.insert(factors.end(), term.begin(), term.end());
-        out.push_back({begin, static_cast<int>(factors.size()), static_cast<int>(shared)});
-        before = term;
-    }
-    return out;
-}
+using Terms = std::vector<std::vector<int>>;
 
-inline void products_round(const std::vector<Input>& tables, const std::vector<std::vector<int>>& terms, int degree, const Output& out) {
+/// The terms by what they begin with. Terms of one or two tables stay alone: there is no bracket to share.
+struct Program {
+    std::vector<ProductGroup> groups;
+    std::vector<int> lengths, factors;
+
+    explicit Program(const Terms& terms) {
+        std::vector<bool> done(terms.size());
+        for (size_t t = 0; t < terms.size(); ++t) {
+            if (done[t]) continue;
+            const int first = terms[t][0], begin = static_cast<int>(lengths.size()), factor = static_cast<int>(factors.size());
+            add(terms[t]);
+            for (size_t u = t + 1; u < terms.size() && static_cast<int>(lengths.size()) - begin < max_group; ++u) {
+                if (done[u] || terms[t].size() < 3 || terms[u].size() < 3 || terms[u][0] != first) continue;
+                add(terms[u]);
+                done[u] = true;
+            }
+            groups.push_back({first, begin, static_cast<int>(lengths.size()), factor});
+        }
+    }
+
+private:
+    void add(const std::vector<int>& term) {
+        lengths.push_back(static_cast<int>(term.size()) - 1);
+        factors.insert(factors.end(), term.begin() + 1, term.end());
+    }
+};
+
+template <int degree>
+void products_round_of(const std::vector<Input>& tables, const Terms& terms, const Output& out) {
     std::vector<const Scalar*> pointers;
     for (const Input& table : tables) pointers.push_back(elements(table));
-    std::vector<int> factors;
-    const std::vector<ProductTerm> program = shared_prefixes(terms, factors);
-    const ProductsRound kernel{pointers.data(), factors.data(), program.data(), static_cast<int>(pointers.size()), static_cast<int>(program.size()), degree};
-    Scalar sums[max_degree];
-    reduce<max_degree>(count(tables[0]) / 2, sums, kernel);
-    std::copy(sums, sums + degree, elements(out));
+    const Program program(terms);
+    const int table_count = static_cast<int>(pointers.size()), group_count = static_cast<int>(program.groups.size());
+    const ProductsRound<degree> kernel{pointers.data(),        program.groups.data(), program.lengths.data(),
+                                       program.factors.data(), table_count,           group_count};
+    reduce<degree>(count(tables[0]) / 2, elements(out), kernel);
+}
+
+inline void products_round(const std::vector<Input>& tables, const Terms& terms, int degree, const Output& out) {
+    if (degree == 1) products_round_of<1>(tables, terms, out);
+    if (degree == 2) products_round_of<2>(tables, terms, out);
+    if (degree == 3) products_round_of<3>(tables, terms, out);
+    if (degree == 4) products_round_of<4>(tables, terms, out);
 }
 
 /// An odd last fraction passes through: its neighbour is 0 / 1.
@@ -52,14 +71,18 @@ inline void fraction_layer(const Input& p, const Input& q, const Output& p_out, 
 
 /// out[0] = h(0), out[1] = h's leading coefficient. With an odd number of gates the last one is paired with a neutral gate;
 /// the pairs that are neutral altogether each have the value lambda at 0, and E sums to 1.
-inline void fraction_round(const Input& p, const Input& q, const Input& lambda, const Input& low, const Input& high, const Output& out) {
+inline void fraction_round(const Input& p, const Input& q, const Input& lambda, const Input& low, const Input& high,
+                           const Output& out) {
     const int64_t gates = count(p) / 2, pairs = gates / 2, active = (gates + 1) / 2, width = count(low);
     int64_t low_bits = 0;
     while ((int64_t{1} << low_bits) < width) ++low_bits;
     const Scalar factor = *elements(lambda);
-    const FractionRound kernel{elements(p), elements(q), elements(low), elements(high), factor, low_bits, std::min(width, chunk)};
+    const int64_t block = std::min(width, chunk);
+    const FractionRound kernel{elements(p), elements(q), elements(low), elements(high), factor, low_bits, block};
     Scalar* sums = elements(out);
-    reduce_jobs<2>((pairs + kernel.block - 1) / kernel.block, pairs, sums, [&](int64_t i, Scalar* local) { kernel.job<Lane>(i, pairs, local); });
+    reduce_jobs<2>((pairs + block - 1) / block, pairs, sums, [&](int64_t i, Scalar* local) {
+        kernel.job<Lane>(i, pairs, local);
+    });
     if (active > pairs) {
         const Gate<Scalar> last = Gate<Scalar>::load_strided(elements(p) + 4 * pairs, elements(q) + 4 * pairs, 0);
         const Scalar weight = elements(low)[pairs & (width - 1)] * elements(high)[pairs >> low_bits];
@@ -70,7 +93,9 @@ inline void fraction_round(const Input& p, const Input& q, const Input& lambda, 
     for (int64_t l = 0; l < width; ++l) whole += elements(low)[l];
     for (int64_t h = 0; h < active >> low_bits; ++h) present += elements(high)[h];
     present *= whole;
-    for (int64_t i = active & ~(width - 1); i < active; ++i) present += elements(low)[i & (width - 1)] * elements(high)[i >> low_bits];
+    for (int64_t i = active & ~(width - 1); i < active; ++i) {
+        present += elements(low)[i & (width - 1)] * elements(high)[i >> low_bits];
+    }
     sums[0] += factor * (Scalar::one() - present);
 }
 

@@ -16,6 +16,20 @@ void element_wise(const Input& a, const Input& b, const Output& out) {
     for_each(count(a), ElementWise<operation>{elements(a), elements(b), elements(out), step});
 }
 
+/// out[i] from a[i], or from a's part for i.
+template <class Kernel>
+void map(const Input& a, const Output& out) {
+    for_each(count(out), Kernel{elements(a), elements(out)});
+}
+
+inline void inverse(const Input& a, const Output& out) { for_ranges(count(a), BatchInverse{elements(a), elements(out)}); }
+
+inline void total(const Input& a, const Output& out) { reduce<1>(count(a), elements(out), Total{elements(a)}); }
+
+inline void dot(const Input& a, const Input& b, const Output& out) {
+    reduce<1>(count(a), elements(out), Dot{elements(a), elements(b)});
+}
+
 inline void outer_sum(const Input& highs, const Input& lows, const Output& out, int64_t terms) {
     const int64_t rows = count(highs) / terms, columns = count(lows) / terms;
     const OuterSum kernel{elements(highs), elements(lows), elements(out), terms, rows, columns};
@@ -84,6 +98,10 @@ inline void eq_table(const Input& point, const Output& out) {
     for (int64_t k = 0; k < count(point); ++k) for_each(int64_t{1} << k, EqLevel{table, int64_t{1} << k, elements(point)[k]});
 }
 
+inline void fold(const Input& table, const Input& r, const Output& out) {
+    for_each(count(out), Fold{elements(table), elements(out), *elements(r)});
+}
+
 inline void blocked_dot(const Input& table, const Input& low, const Input& high, const Output& out) {
     const BlockedDot kernel{elements(table), elements(low), elements(high), count(low)};
     reduce_jobs<1>(count(high), count(table), elements(out), [&](int64_t h, Scalar* sums) { kernel.job<Lane>(h, sums); });
@@ -93,20 +111,20 @@ inline void bind_vector(nb::module_& m) {
     m.def("add", element_wise<Operation::add>, Release());
     m.def("sub", element_wise<Operation::subtract>, Release());
     m.def("mul", element_wise<Operation::multiply>, Release());
-    m.def("neg", [](const Input& a, const Output& out) { for_each(count(a), Negate{elements(a), elements(out)}); }, Release());
-    m.def("inverse", [](const Input& a, const Output& out) { for_ranges(count(a), BatchInverse{elements(a), elements(out)}); }, Release());
-    m.def("total", [](const Input& a, const Output& out) { reduce<1>(count(a), elements(out), Total{elements(a)}); }, Release());
-    m.def("dot", [](const Input& a, const Input& b, const Output& out) { reduce<1>(count(a), elements(out), Dot{elements(a), elements(b)}); }, Release());
-    m.def("to_montgomery", [](const Input& a, const Output& out) { for_each(count(a), ToMontgomery{elements(a), elements(out)}); }, Release());
-    m.def("from_montgomery", [](const Input& a, const Output& out) { for_each(count(a), FromMontgomery{elements(a), elements(out)}); }, Release());
-    m.def("from_wide", [](const Input& a, const Output& out) { for_each(count(out), FromWide{elements(a), elements(out)}); }, Release());
+    m.def("neg", map<Negate>, Release());
+    m.def("inverse", inverse, Release());
+    m.def("total", total, Release());
+    m.def("dot", dot, Release());
+    m.def("to_montgomery", map<ToMontgomery>, Release());
+    m.def("from_montgomery", map<FromMontgomery>, Release());
+    m.def("from_wide", map<FromWide>, Release());
     m.def("outer_sum", outer_sum, Release());
     m.def("powers", powers, Release());
     m.def("scatter_add", scatter_add, Release());
     m.def("exclusive_cumsum", exclusive_cumsum, Release());
     m.def("eq_table", eq_table, Release());
     m.def("blocked_dot", blocked_dot, Release());
-    m.def("fold", [](const Input& table, const Input& r, const Output& out) { for_each(count(out), Fold{elements(table), elements(out), *elements(r)}); }, Release());
+    m.def("fold", fold, Release());
 }
 
 }  // namespace zkaudit

@@ -66,15 +66,17 @@ inline SpareBlocks& spare_blocks() {
     return *blocks;
 }
 
+using NewArray = nb::ndarray<nb::numpy, uint64_t, nb::ndim<2>>;
+
 /// An array of n elements with any contents.
-inline nb::ndarray<nb::numpy, uint64_t, nb::ndim<2>> empty(size_t n) {
+inline NewArray empty(size_t n) {
     Block* const block = new Block(spare_blocks().take(n * sizeof(Scalar)));
     const nb::capsule owner(block, [](void* p) noexcept {
         Block* const finished = static_cast<Block*>(p);
         spare_blocks().give(*finished);
         delete finished;
     });
-    return nb::ndarray<nb::numpy, uint64_t, nb::ndim<2>>(static_cast<uint64_t*>(block->data), {n, size_t{Scalar::limbs}}, owner);
+    return NewArray(static_cast<uint64_t*>(block->data), {n, size_t{Scalar::limbs}}, owner);
 }
 
 }  // namespace zkaudit

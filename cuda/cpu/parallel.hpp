@@ -23,7 +23,7 @@ using Lane = Scalar;
 #endif
 
 /// Below this many elements a team of threads costs more than it saves.
-constexpr int64_t serial_limit = 2048;
+constexpr int64_t serial_limit = 1 << 14;
 constexpr int64_t chunk = 1024;
 
 inline int& thread_count() {

@@ -36,6 +36,9 @@ struct RowSums {
     const Point* points;
     Point* out;
 
+    RowSums(const T* matrix, int64_t rows, int64_t columns, const Point* points, Point* out)
+        : matrix(matrix), rows(rows), columns(columns), points(points), out(out) {}
+
     void run() {
         shapes.resize(rows);
         for_jobs((rows + 15) / 16, rows * columns, [&](int64_t job) {

@@ -2,8 +2,9 @@
 
 A matrix is a float64 tensor that holds integers of at most 53 bits. A product is exact, in whatever order it is summed, if
     (largest sum of |left| over a row) * (largest |right|) <= 2^53,
-which is computed from the operands each time. Where it does not hold, the right operand is split into limbs for which it does,
-and the partial products are put together in int64, whose bound is checked as well."""
+which is computed from the operands each time (the caller keeps the largest |weight|, to look at the weights once a step).
+Where it does not hold, the right operand is split into limbs for which it does, and the partial products are put together in
+int64, whose bound is checked as well."""
 
 from __future__ import annotations
 
@@ -16,9 +17,12 @@ EXACT = 1 << 53  # float64 holds every integer up to here
 LARGEST = 1 << 62  # int64 sums stay within it
 
 
-def rescaled_product(left: Tensor, right: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Quotient and remainder, int64, of left right + 2^(bits-1) divided by 2^bits; the remainder lies in [0, 2^bits)."""
-    parts, shift = _limb_products(left, right, bits)
+def rescaled_product(left: Tensor, right: Tensor, largest: int, bits: int) -> tuple[Tensor, Tensor]:
+    """Quotient and remainder, int64, of left right + 2^(bits-1) divided by 2^bits; the remainder lies in [0, 2^bits).
+
+    largest: no entry of `right` is larger in size.
+    """
+    parts, shift = _limb_products(left, right, largest, bits)
     low = parts[0] + (1 << (bits - 1))
     if len(parts) == 1:
         return low >> bits, _low_bits(low, bits)
@@ -26,17 +30,22 @@ def rescaled_product(left: Tensor, right: Tensor, bits: int) -> tuple[Tensor, Te
     return high >> (bits - shift), _low_bits(low, shift) + (_low_bits(high, bits - shift) << shift)
 
 
-def subtract_product(target: Tensor, left: Tensor, right: Tensor, rate: int) -> None:
-    """target -= rate * left right, in place; TrainingError if an entry leaves the 53 bits."""
-    if rate * _reach(left) * magnitude(right) + magnitude(target) <= EXACT:
+def subtract_product(target: Tensor, largest: int, left: Tensor, right: Tensor, rate: int) -> int:
+    """target -= rate * left right, in place; TrainingError if an entry leaves the 53 bits.
+
+    largest: no entry of `target` is larger in size; returns the size of the largest one afterwards.
+    """
+    if rate * _reach(left) * magnitude(right) + largest <= EXACT:
         target.addmm_(left, right, alpha=-rate)
     else:
-        product = _joined(*_limb_products(left, right, 32))
+        product = _joined(*_limb_products(left, right, magnitude(right), 32))
         if rate * magnitude(product) > LARGEST:
             raise TrainingError("an update exceeds 62 bits")
         target.copy_(target.to(torch.int64) - rate * product)
-    if magnitude(target) >= EXACT:
+    largest = magnitude(target)
+    if largest >= EXACT:
         raise TrainingError("a weight exceeds 53 bits")
+    return largest
 
 
 def magnitude(values: Tensor) -> int:
@@ -52,17 +61,17 @@ def _reach(left: Tensor) -> int:
     return int(left.abs().sum(dim=1).max())
 
 
-def _limb_products(left: Tensor, right: Tensor, most: int) -> tuple[list[Tensor], int]:
+def _limb_products(left: Tensor, right: Tensor, largest: int, most: int) -> tuple[list[Tensor], int]:
     """Exact int64 tensors P and a shift <= `most` such that left right = sum of P[i] 2^(i shift)."""
     reach = max(_reach(left), 1)
     shift = min((EXACT // reach).bit_length() - 1, most)
     if shift < 8:
         raise TrainingError("the left operand of a product exceeds 45 bits")
     limbs, rest = [], right
-    while reach * magnitude(rest) > EXACT:
+    while reach * largest > EXACT:
         above = torch.floor(rest * 2.0**-shift)
         limbs.append(rest - above * 2.0**shift)
-        rest = above
+        rest, largest = above, (largest >> shift) + 1
     return [(left @ limb).to(torch.int64) for limb in [*limbs, rest]], shift
 
 

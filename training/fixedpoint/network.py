@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from zkaudit.training.config import FixedPoint
 from zkaudit.training.errors import TrainingError
 
+LARGEST_START = 8  # start weights lie below it
+
 
 def initial_network(widths: Sequence[int], seed: int | None = None) -> nn.Sequential:
     """A float64 network with torch's default distribution, uniform in +-1/sqrt(inputs); without a seed, from the system."""
@@ -35,10 +37,8 @@ def quantise(network: nn.Sequential, bits: FixedPoint) -> list[Tensor]:
         matrix = torch.cat([layer.weight.detach().T, layer.bias.detach()[None]]).to("cpu", torch.float64)
         if not torch.isfinite(matrix).all():
             raise TrainingError(f"layer {j + 1} of the start model holds weights that are not finite numbers")
-        if matrix.abs().max() >= 8:
-            raise TrainingError(
-                f"layer {j + 1} of the start model holds the weight {matrix.abs().max():.4g}; |weight| < 8 is needed"
-            )
+        if (largest := float(matrix.abs().max())) >= LARGEST_START:
+            raise TrainingError(f"layer {j + 1} of the start model holds a weight of size {largest:.4g}; below 8 is needed")
         matrices.append(torch.round(matrix * 2.0**bits.weight_bits).to(torch.int64))
     return matrices
 
@@ -78,8 +78,8 @@ def accuracy(network: nn.Sequential, x: NDArray[np.float64], y: NDArray[np.int64
     """The fraction of rows whose largest output is the labelled one."""
     kind = next(network.parameters()).dtype
     with torch.no_grad():
-        chosen = [network(part).argmax(dim=1) for part in torch.from_numpy(x).to(kind).split(4096)]
-    return float((torch.cat(chosen).numpy() == y).mean())
+        outputs: Tensor = network(torch.from_numpy(x).to(kind))
+    return float((outputs.argmax(dim=1).numpy() == y).mean())
 
 
 def _network(widths: Sequence[int]) -> nn.Sequential:

@@ -22,6 +22,7 @@ from torch import Tensor
 from zkaudit.training.config import Settings
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.fixedpoint import exact, loss
+from zkaudit.training.trace import stored_type
 
 HIDDEN_RANGE = 1 << 16  # -2^16 <= Z' < 2^16 in hidden layers
 SIGNED_RANGE = 1 << 15  # -2^15 <= v < 2^15 for the last layer's Z' and for GA'
@@ -47,12 +48,14 @@ def train(
     `sink` gets, after each step, that step's arrays by their names in the trace (docs/trace-format.md) and the updated weights,
     both valid during the call only. TrainingError names step, layer and value when a number leaves its range.
     """
-    check_start(start, settings)
-    batch_inputs, weights = x.to(torch.float64), [matrix.to(torch.float64) for matrix in start]
+    if first_step == 0:
+        check_start(start, settings)
+    inputs, weights = x.to(torch.float64), [matrix.to(torch.float64) for matrix in start]
+    largest = [exact.magnitude(matrix) for matrix in weights]
     for t in range(first_step, len(batches)):
-        step = _Step(t, weights, settings, len(batches))
+        step = _Step(t, weights, largest, settings, len(batches))
         rows = torch.from_numpy(np.ascontiguousarray(batches[t]))
-        arrays = step.run(batch_inputs[rows], y[rows])
+        arrays = step.run(inputs[rows], y[rows])
         if sink is not None:
             sink({"batch": batches[t], **{name: _narrowed(name, value, settings) for name, value in arrays.items()}}, weights)
     return [matrix.to(torch.int64) for matrix in weights]
@@ -71,10 +74,10 @@ def check_start(start: Sequence[Tensor], settings: Settings) -> None:
 
 
 class _Step:
-    """One step: forward, backward and update of `weights` in place; collects the arrays of the trace."""
+    """One step: forward, backward and update of `weights` and their `largest` sizes in place; collects the trace's arrays."""
 
-    def __init__(self, number: int, weights: list[Tensor], settings: Settings, steps: int) -> None:
-        self.number, self.weights, self.settings, self.steps = number, weights, settings, steps
+    def __init__(self, number: int, weights: list[Tensor], largest: list[int], settings: Settings, steps: int) -> None:
+        self.number, self.weights, self.largest, self.settings, self.steps = number, weights, largest, settings, steps
         self.bits = settings.fixed_point
         self.arrays: dict[str, Tensor] = {}
 
@@ -110,19 +113,20 @@ class _Step:
 
     def _backward(self, j: int, gradient: Tensor) -> Tensor:
         """The gradient at layer j - 1's pre-activations, float64, given the one at layer j's."""
-        received = self._rescaled(f"ga{j - 1}", f"rg{j - 1}", j - 1, gradient, self.weights[j][:-1].T)
+        received = self._rescaled(f"ga{j - 1}", f"rg{j - 1}", j, gradient, self.weights[j][:-1].T)
         self._require_range("gradient", j - 1, received, SIGNED_RANGE, self.bits.gradient_bits)
         return received.masked_fill(self.arrays[f"z{j - 1}"] < 0, 0).to(torch.float64)
 
     def _update(self, j: int, activation: Tensor, gradient: Tensor) -> None:
         try:
-            exact.subtract_product(self.weights[j], activation.T, gradient, self.settings.rates[self.number])
+            rate = self.settings.rates[self.number]
+            self.largest[j] = exact.subtract_product(self.weights[j], self.largest[j], activation.T, gradient, rate)
         except TrainingError as error:
             raise TrainingError(f"{self._place(j)}: {error}; use a lower learning_rate or fewer weight_bits") from None
 
     def _rescaled(self, quotient: str, remainder: str, j: int, left: Tensor, right: Tensor) -> Tensor:
         try:
-            product = exact.rescaled_product(left, right, self.bits.weight_bits)
+            product = exact.rescaled_product(left, right, self.largest[j], self.bits.weight_bits)
         except TrainingError as error:
             raise TrainingError(f"{self._place(j)}: {error}; use a lower learning_rate or fewer weight_bits") from None
         self.arrays[quotient], self.arrays[remainder] = product
@@ -144,13 +148,4 @@ class _Step:
 
 def _narrowed(name: str, values: Tensor, settings: Settings) -> NDArray[np.generic]:
     """The array in the type that the trace stores it in."""
-    array = values.cpu().numpy()
-    return array.astype(stored_type(name, settings.fixed_point.weight_bits))
-
-
-def stored_type(name: str, weight_bits: int) -> str:
-    """The element type of a step's array in the trace: remainders of rescalings are as wide as the weights' fraction."""
-    kind = name.rstrip("0123456789")
-    if kind in ("r", "rg"):
-        return "<u4" if weight_bits <= 32 else "<i8"
-    return "<i8" if kind in ("batch", "rho") else "<i4"
+    return np.asarray(values.numpy()).astype(stored_type(name, settings.fixed_point.weight_bits))
