@@ -15,8 +15,10 @@ using int64_t = long long;
 
 #if defined(__CUDACC__)
 #define ZK_HD __host__ __device__ __forceinline__
+#define ZK_CALLED __host__ __device__
 #else
 #define ZK_HD inline __attribute__((always_inline))
+#define ZK_CALLED __attribute__((noinline))
 #endif
 
 namespace zkaudit {
@@ -136,8 +138,16 @@ struct Field {
 
     ZK_HD Field doubled() const { return *this + *this; }
 
-    /// Montgomery product, coarsely integrated: 2 limbs^2 + limbs word multiplications.
+    /// Montgomery product. Called, not inlined, where it is long: that costs little and spares the compiler minutes.
     ZK_HD friend Field operator*(const Field& a, const Field& b) {
+        if constexpr (limbs > 4) return called_product(a, b);
+        return product(a, b);
+    }
+
+    ZK_CALLED static Field called_product(const Field& a, const Field& b) { return product(a, b); }
+
+    /// Coarsely integrated: 2 limbs^2 + limbs word multiplications.
+    ZK_HD static Field product(const Field& a, const Field& b) {
         uint64_t t[limbs] = {};
 #pragma GCC unroll 6
         for (int i = 0; i < limbs; ++i) {

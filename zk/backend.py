@@ -16,21 +16,18 @@ import numpy.typing as npt
 __all__ = ["Array", "Small", "check", "check_small", "core", "curve_core", "empty"]
 
 
-def _fastest(name: str) -> Any:
-    portable = import_module(f"zkaudit.zk.{name}")
-    fast = portable.has_ifma() and find_spec(f"zkaudit.zk.{name}_ifma") and os.environ.get("ZKAUDIT_CORE") != "portable"
-    return import_module(f"zkaudit.zk.{name}_ifma") if fast else portable
-
-
-def _load() -> tuple[Any, Any]:
-    """The modules, with threads that sleep while they wait: beside other programs, spinning ones stall every call for a time slice.
+def _load() -> list[Any]:
+    """The modules, with threads that sleep while they wait: beside other programs, spinning ones stall calls for time slices.
 
     OpenMP reads the setting once, when it is loaded. The environment is left as it was.
     """
     given = "OMP_WAIT_POLICY" in os.environ
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        return _fastest("_field"), _fastest("_curve")
+        portable = [import_module(f"zkaudit.zk.{name}") for name in ("_field", "_curve")]
+        if not portable[0].has_ifma() or os.environ.get("ZKAUDIT_CORE") == "portable":
+            return portable
+        return [import_module(f"{core.__name__}_ifma") if find_spec(f"{core.__name__}_ifma") else core for core in portable]
     finally:
         if not given:
             del os.environ["OMP_WAIT_POLICY"]
