@@ -1,7 +1,8 @@
 """Points of BLS12-381's G1, in arrays.
 
-A point is its affine coordinates in Montgomery form, x then y, six little-endian 64-bit limbs each: a row of ``uint64[n, 12]``. The
-identity is all zeros, which no point of the curve is. Nothing here is constant time: it serves a prover on its own machine.
+A point is its affine coordinates in Montgomery form, x then y, six little-endian 64-bit limbs each: a row of
+``uint64[n, 12]``. The identity is all zeros, which no point of the curve is. Nothing here is constant time: it serves a prover
+on its own machine.
 
 A wrong shape, dtype or layout is a ``ValueError`` that names the argument.
 """
