@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from zkaudit.zk import backend, field, kernels, mle
 
-portable = import_module("zkaudit.zk._field")
-needs_two_builds = pytest.mark.skipif(backend.core is portable, reason="this CPU runs the portable core only")
+scalar = import_module("zkaudit.zk._field")
+needs_two_builds = pytest.mark.skipif(backend.core is scalar, reason="this CPU runs the scalar core only")
 
 
 def vector(rng, n):
@@ -56,16 +56,16 @@ def test_both_builds_write_the_same_bytes(seed, n):
     wide = list(everything(seed, n))
     with pytest.MonkeyPatch.context() as patch:
         for module in (backend, field, kernels, mle):
-            patch.setattr(module, "core", portable)
+            patch.setattr(module, "core", scalar)
         narrow = list(everything(seed, n))
     for one, eight in zip(narrow, wide, strict=True):
         np.testing.assert_array_equal(one, eight)
 
 
 @needs_two_builds
-def test_the_environment_can_ask_for_the_portable_core():
+def test_the_environment_can_ask_for_scalar_lanes():
     program = "from zkaudit.zk import backend; print(backend.core.__name__)"
-    environment = {**os.environ, "ZKAUDIT_CORE": "portable"}
+    environment = {**os.environ, "ZKAUDIT_LANES": "scalar"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "zkaudit.zk._field"
 

@@ -1,7 +1,7 @@
 """The compiled core of this machine, and the check that an array is one it can read.
 
-The core is built for any CPU and, on x86, once more for those with AVX-512 IFMA, several times as fast. ZKAUDIT_CORE=portable
-in the environment takes the first everywhere.
+The core is built for any CPU and, on x86, once more for those with AVX-512 IFMA, several times as fast. ZKAUDIT_LANES=scalar
+or ifma in the environment forces one of the two.
 """
 
 import os
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from zkaudit.zk.errors import BadInput
 
 __all__ = ["Array", "Small", "check", "check_small", "core", "curve_core", "empty"]
 
@@ -24,10 +26,12 @@ def _load() -> list[Any]:
     given = "OMP_WAIT_POLICY" in os.environ
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        portable = [import_module(f"zkaudit.zk.{name}") for name in ("_field", "_curve")]
-        if not portable[0].has_ifma() or os.environ.get("ZKAUDIT_CORE") == "portable":
-            return portable
-        return [import_module(f"{core.__name__}_ifma") if find_spec(f"{core.__name__}_ifma") else core for core in portable]
+        scalar = [import_module(f"zkaudit.zk.{name}") for name in ("_field", "_curve")]
+        wide = scalar[0].has_ifma() and all(find_spec(f"{core.__name__}_ifma") for core in scalar)
+        lanes = os.environ.get("ZKAUDIT_LANES") or ("ifma" if wide else "scalar")
+        if lanes not in ("scalar", "ifma") or (lanes == "ifma" and not wide):
+            raise BadInput(f"ZKAUDIT_LANES={lanes}: this machine has the lanes scalar{' and ifma' if wide else ''}")
+        return scalar if lanes == "scalar" else [import_module(f"{core.__name__}_ifma") for core in scalar]
     finally:
         if not given:
             del os.environ["OMP_WAIT_POLICY"]
