@@ -33,8 +33,10 @@ Progress = Callable[[str, float], None]  # phase, share of the whole done
 class Phases:
     """Seconds spent in each phase; tells `progress` when one begins."""
 
-    def __init__(self, progress: Progress | None = None, first: float = 0.0, share: float = 1.0) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(
+        self, progress: Progress | None = None, first: float = 0.0, share: float = 1.0, seconds: dict[str, float] | None = None
+    ) -> None:
+        self.seconds = {} if seconds is None else seconds
         self._progress, self._first, self._share = progress, first, share
 
     @contextmanager

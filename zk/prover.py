@@ -37,11 +37,13 @@ def prove_run(
     segment_steps: int | None = None,
     progress: Progress | None = None,
     blinder: Blinder | None = None,
+    seconds: dict[str, float] | None = None,
 ) -> list[Path]:
     """Prove all steps of RUN; returns the proof files in order. One segment is written to `out`, several into a folder `out`.
 
-    Segments have `segment_steps` steps, by default as many as fit in memory. BadInput for a run that is not complete, or whose
-    trace does not satisfy what is to be proved.
+    Segments have `segment_steps` steps, by default as many as fit in memory. `progress` hears of each phase; the time that
+    phases take is added up in `seconds`. BadInput for a run that is not complete, or whose trace does not satisfy what is to be
+    proved.
     """
     trace = read_trace(run / "trace")
     if not trace.complete:
@@ -57,7 +59,7 @@ def prove_run(
     _make_folder(paths[0].parent, out)
     for i, (first, path) in enumerate(zip(starts, paths, strict=True)):
         statement = replace(statement, rates=rates[first : first + length])
-        phases = Phases(progress, i / len(starts), 1 / len(starts))
+        phases = Phases(progress, i / len(starts), 1 / len(starts), seconds)
         statement = _prove_segment(run, trace, statement, openings, path, phases, blinder)
         openings = [openings[0], load(weights_path(run, first + statement.steps))]
         statement = replace(
