@@ -19,7 +19,7 @@ from zkaudit.zk.statement import Statement, batch_rows, check, derive_batch_seed
 from zkaudit.zk.trace import Trace, read_trace
 from zkaudit.zk.witness import Witness, data_tables, segment_witness, weight_tables
 
-LARGEST_SEGMENT = 1 << 25  # table entries; a segment takes some 150 bytes of memory an entry
+LARGEST_SEGMENT = 1 << 27  # table entries; a segment takes some 70 bytes of memory an entry
 
 
 def commit_start(run: Path, blinder: Blinder | None = None) -> bytes:
