@@ -63,6 +63,27 @@ struct LaneWord {
 template <class L>
 using Word = typename LaneWord<L>::type;
 
+/// Arithmetic on a lane's words: low and high 52-bit digits of a product of words below 2^52; the product of two numbers of at
+/// most 32 bits and either sign; one word for all elements.
+template <class L>
+struct Words {
+    ZK_HD static uint64_t product(uint64_t a, uint64_t b) { return (a * b) & ((uint64_t{1} << 52) - 1); }
+    ZK_HD static uint64_t product_high(uint64_t a, uint64_t b) {
+        return static_cast<uint64_t>((static_cast<uint128_t>(a) * b) >> 52);
+    }
+    ZK_HD static uint64_t signed_product(uint64_t a, uint64_t b) { return a * b; }
+    ZK_HD static uint64_t all(uint64_t x) { return x; }
+};
+
+/// 2^log integers of type T for each element of a lane, those of one element adjoining.
+template <class L, class T, int log>
+struct Window {
+    const T* base;
+
+    ZK_HD explicit Window(const T* base) : base(base) {}
+    ZK_HD uint64_t at(int k) const { return base[k]; }
+};
+
 /// Biased words of base[0], base[1], ...
 template <class L, class T>
 struct LoadWords {

@@ -42,22 +42,39 @@ struct Gate {
     ZK_HD L combined(const L& lambda) const { return loose_gate(p0, lambda, q1, q0, p1); }
 };
 
-/// One round: sums[0] += h(0), sums[1] += the leading coefficient of h, over the pairs of gates of one block.
-///
-/// h(X) = sum of E[i] gate(i; X), E[i] = eq_low[i mod 2^low_bits] eq_high[i >> low_bits]. A block of pairs has one eq_high.
-/// Cost a pair: 8 multiplications, 4 reductions.
-struct FractionRound {
-    const Scalar *p, *q, *eq_low, *eq_high;
-    Scalar lambda;
-    int64_t low_bits, block;
+/// The gates of a layer in memory.
+struct StoredGates {
+    const Scalar *p, *q;
 
+    template <class L>
+    struct On {
+        const Scalar *p, *q;
+
+        ZK_HD explicit On(const StoredGates& gates) : p(gates.p), q(gates.q) {}
+
+        ZK_HD void pair(int64_t i, Gate<L>& first, Gate<L>& second) const {
+            first = Gate<L>::load_strided(p + 4 * i, q + 4 * i, 4);
+            second = Gate<L>::load_strided(p + 4 * i + 2, q + 4 * i + 2, 4);
+        }
+    };
+};
+
+/// One round over pairs of gates: constant += h(0), leading += the leading coefficient of h(X) = sum of E[i] gate(i; X).
+/// Cost a pair: 8 multiplications, 4 reductions.
+template <class Gates>
+struct FractionRound {
+    Gates gates;
+    Scalar lambda;
+
+    /// `weights`: E from `begin` on.
     template <class L>
     ZK_HD void range(int64_t begin, int64_t end, const Scalar* weights, Scalar& constant, Scalar& leading) const {
         ProductSum<L> at_zero = ProductSum<L>::zero(), at_infinity = ProductSum<L>::zero();
         const L factor = load<L>(&lambda, 0);
+        const typename Gates::template On<L> source(gates);
         for (int64_t i = begin, k = 1; i < end; i += lane_width<L>, ++k) {
-            const Gate<L> first = Gate<L>::load_strided(p + 4 * i, q + 4 * i, 4);
-            const Gate<L> second = Gate<L>::load_strided(p + 4 * i + 2, q + 4 * i + 2, 4);
+            Gate<L> first, second;
+            source.pair(i, first, second);
             const L weight = load<L>(weights + (i - begin));
             at_zero.add(first.combined(factor), weight);
             at_infinity.add((second - first).combined(factor), weight);
@@ -69,18 +86,25 @@ struct FractionRound {
         constant += at_zero.across();
         leading += at_infinity.across();
     }
+};
 
-    /// Pairs [index block, (index + 1) block) that lie below `pairs`; `block` divides 2^low_bits.
-    template <class L>
-    ZK_HD void job(int64_t index, int64_t pairs, Scalar* sums) const {
-        const int64_t begin = index * block, end = begin + block < pairs ? begin + block : pairs;
+/// What a round over gates weighs them with: E[i] = low[i mod 2^low_bits] high[i >> low_bits].
+struct Equality {
+    const Scalar *low, *high;
+    int64_t low_bits;
+
+    ZK_HD int64_t width() const { return int64_t{1} << low_bits; }
+
+    /// The sums of a round over the pairs [begin, end), which share one entry of `high`; the round counts from `first` on.
+    template <class L, class Round>
+    ZK_HD void weigh(const Round& round, int64_t first, int64_t begin, int64_t end, Scalar* sums) const {
         const int64_t split = end - (end - begin) % lane_width<L>;
-        const Scalar* weights = eq_low + (begin & ((int64_t{1} << low_bits) - 1));
+        const Scalar* weights = low + (begin & (width() - 1));
         Scalar constant = Scalar::zero(), leading = Scalar::zero();
-        if (split > begin) range<L>(begin, split, weights, constant, leading);
-        if (end > split) range<Scalar>(split, end, weights + (split - begin), constant, leading);
-        sums[0] += eq_high[begin >> low_bits] * constant;
-        sums[1] += eq_high[begin >> low_bits] * leading;
+        if (split > begin) round.template range<L>(begin - first, split - first, weights, constant, leading);
+        if (end > split) round.template range<Scalar>(split - first, end - first, weights + (split - begin), constant, leading);
+        sums[0] += high[begin >> low_bits] * constant;
+        sums[1] += high[begin >> low_bits] * leading;
     }
 };
 

@@ -93,6 +93,28 @@ ZK_HD F loose_gate(const F& x, const F& scale, const F& b, const F& c, const F& 
     return product_pair(x + scale * c, b, d, c);
 }
 
+/// Takes 2^shift moduli off (over, x) if they are in it.
+template <class F>
+ZK_HD void subtract_multiple(F& x, uint64_t& over, int shift) {
+    F less;
+    uint64_t borrow = 0, below = 0;
+    for (int i = 0; i < F::limbs; ++i) {
+        const uint64_t limb = F::Params::modulus(i);
+        less.v[i] = F::subtract_limb(x.v[i], (limb << shift) | (shift > 0 ? below >> (64 - shift) : 0), borrow);
+        below = limb;
+    }
+    const uint64_t top = F::subtract_limb(over, shift > 0 ? below >> (64 - shift) : 0, borrow);
+    const uint64_t keep = 0 - borrow;
+    for (int i = 0; i < F::limbs; ++i) x.v[i] = (x.v[i] & keep) | (less.v[i] & ~keep);
+    over = (over & keep) | (top & ~keep);
+}
+
+/// a b for `ProductSum` only; the factors may be loose differences.
+template <class F>
+ZK_HD F loose_product(const F& a, const F& b) {
+    return a * b;
+}
+
 /// A sum of products of elements.
 template <class F>
 struct ProductSum {
@@ -138,24 +160,10 @@ private:
         for (int i = 0; i < F::limbs; ++i) low.v[i] = copy[F::limbs + i];
         return t[2 * F::limbs] + over;
     }
-
-    /// Takes 2^shift moduli off (over, x) if they are in it.
-    ZK_HD static void subtract_multiple(F& x, uint64_t& over, int shift) {
-        F less;
-        uint64_t borrow = 0, below = 0;
-        for (int i = 0; i < F::limbs; ++i) {
-            const uint64_t limb = F::Params::modulus(i);
-            less.v[i] = F::subtract_limb(x.v[i], (limb << shift) | (shift > 0 ? below >> (64 - shift) : 0), borrow);
-            below = limb;
-        }
-        const uint64_t top = F::subtract_limb(over, shift > 0 ? below >> (64 - shift) : 0, borrow);
-        const uint64_t keep = 0 - borrow;
-        for (int i = 0; i < F::limbs; ++i) x.v[i] = (x.v[i] & keep) | (less.v[i] & ~keep);
-        over = (over & keep) | (top & ~keep);
-    }
 };
 
-/// A sum of products of elements and words, in units of 2^(-52 digits): one digit serves words of 32 bits, two any word.
+/// A sum of products of elements and words, in units of 2^(-52 digits): one digit serves words of 32 bits, two any word, and one
+/// also a few words of 52 bits.
 ///
 /// Only the digits that a sum exceeds the modulus by are reduced away, which divides it by 2^(52 digits); the caller puts
 /// that factor back where it costs least (`lifted`). At most 2^20 terms.
@@ -166,6 +174,17 @@ struct SmallSum {
     ZK_HD static SmallSum zero() {
         SmallSum out;
         for (int i = 0; i < F::limbs + 2; ++i) out.t[i] = 0;
+        return out;
+    }
+
+    /// A sum that `shrunk` takes to x.
+    ZK_HD static SmallSum starting_at(const F& x) {
+        SmallSum out = zero();
+        const int word = 52 * digits / 64, shift = 52 * digits % 64;
+        for (int i = 0; i < F::limbs; ++i) {
+            out.t[i + word] |= x.v[i] << shift;
+            if (shift > 0 && i + word + 1 < F::limbs + 2) out.t[i + word + 1] = x.v[i] >> (64 - shift);
+        }
         return out;
     }
 
@@ -186,13 +205,14 @@ struct SmallSum {
 
     ZK_HD void settle() {}
 
-    /// The sum / 2^(52 digits) in every element of the lane.
+    /// The sum / 2^(52 digits) in every element of the lane; it must be below 7 moduli, whatever the words.
     ZK_HD F shrunk() const {
         SmallSum copy = *this;
         for (int i = 0; i < digits; ++i) copy.drop_digit();
         F out;
         for (int i = 0; i < F::limbs; ++i) out.v[i] = copy.t[i];
-        return out + F::zero();
+        for (int shift = 2; shift >= 0; --shift) subtract_multiple(out, copy.t[F::limbs], shift);
+        return out;
     }
 
     /// The sum over the lane's elements of what `shrunk` gives.

@@ -42,3 +42,40 @@ def products_round(tables: Sequence[_Array], terms: Sequence[Sequence[int]], deg
 def fraction_layer(p: _Array, q: _Array, p_out: _Array, q_out: _Array, /) -> None: ...
 def fraction_round(p: _Array, q: _Array, lam: _Array, low: _Array, high: _Array, out: _Array, /) -> None: ...
 def fraction_fold(old: _Array, r: _Array, neutral: _Array, out: _Array, /) -> None: ...
+def leaf_round(
+    ends: Sequence[int],
+    values: Sequence[npt.NDArray[np.uint16]],
+    gammas: _Array,
+    p: Sequence[_Array],
+    q: Sequence[_Array],
+    level: int,
+    chi: _Array,
+    lam: _Array,
+    low: _Array,
+    high: _Array,
+    out: _Array,
+    /,
+) -> None: ...
+def leaf_write(
+    ends: Sequence[int],
+    values: Sequence[npt.NDArray[np.uint16]],
+    gammas: _Array,
+    p: Sequence[_Array],
+    q: Sequence[_Array],
+    level: int,
+    chi: _Array,
+    p_out: _Array,
+    q_out: _Array,
+    /,
+) -> None: ...
+def leaf_layer(
+    ends: Sequence[int],
+    values: Sequence[npt.NDArray[np.uint16]],
+    gammas: _Array,
+    p: Sequence[_Array],
+    q: Sequence[_Array],
+    p_out: _Array,
+    q_out: _Array,
+    /,
+) -> None: ...
+def histogram(values: npt.NDArray[np.uint16], counts: npt.NDArray[np.int64], /) -> None: ...

@@ -13,8 +13,8 @@ probability rows / |F|. A layer of the tree is one sumcheck over its gates with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,20 +24,15 @@ from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
 from zkaudit.zk.claims import Claim
 from zkaudit.zk.field import MODULUS, Array
 from zkaudit.zk.layout import EXPONENTIAL, Layout, exponential_table, table_bits
+from zkaudit.zk.leaves import KEPT, Leaves, Part, count_words
 from zkaudit.zk.linear import Linear, combination, polynomial_at
 from zkaudit.zk.stack import Stack, stack
-
-CHUNK = 1 << 20  # leaves in memory at a time; a chunk and what is made of it stay in the cache
-WHOLE = 1 << 12  # leaves are filled up to a multiple of this, which keeps the large levels even
-
 
 def count(layout: Layout, tables: Mapping[str, Any]) -> dict[str, Any]:
     """Multiplicity tables: how often each table row is looked up."""
     counts = {table: np.zeros(1 << table_bits(table), np.int64) for table in layout.tables}
     for lookup in layout.lookups:
-        values, size = tables[lookup.blocks[0].name].reshape(-1), len(counts[lookup.table])
-        inside = values[(values >= 0) & (values < size)] if values.dtype.kind == "i" else values[values < size]
-        counts[lookup.table] += np.bincount(inside, minlength=size)
+        count_words(tables[lookup.blocks[0].name], counts[lookup.table])
     return {f"count.{table}": values.reshape(1, -1) for table, values in counts.items()}
 
 
@@ -45,14 +40,15 @@ def prove(layout: Layout, tables: Mapping[str, Any], channel: ProverChannel) -> 
     """Prove all lookups of the layout; returns the claims on blocks and multiplicities."""
     gamma, beta = channel.challenges("lookup", 2)
     laid = _stack(layout)
-    leaves = _Leaves(layout, tables, laid, gamma, beta)
-    levels = [leaves.layer()]
-    for _ in range(laid.variables - 1):
+    leaves = _leaves(layout, tables, laid, gamma, beta)
+    levels = [leaves.kept()]
+    while len(levels) < laid.variables - KEPT:
         levels.append(kernels.fraction_layer(*levels[-1]))
-    numerator, denominator = Linear(), channel.send(field.to_ints(levels.pop()[1]), "root")[0]
+    numerator, denominator = Linear(), channel.send(field.to_ints(kernels.fraction_layer(*levels[-1])[1]), "root")[0]
+    lazy = [leaves, leaves.above(), leaves.above().above()]
     point: list[int] = []
     for _ in range(laid.variables):
-        level: _Level = _Stored(*levels.pop()) if levels else leaves
+        level: _Stored | Leaves = _Stored(*levels.pop()) if levels else lazy.pop()
         batch, claim = _begin_layer(numerator, denominator, channel)
         bound: list[int] = []
         for i, w in enumerate(point):
@@ -60,8 +56,10 @@ def prove(layout: Layout, tables: Mapping[str, Any], channel: ProverChannel) -> 
             at_one = (channel.value(claim) - (1 - w) * at_zero) * pow(w, -1, MODULUS)
             message = channel.send([at_zero, at_one - at_zero - leading, leading], "fractions")
             r, claim = _fold_claim(message, w, claim, channel)
-            level = level.fold(r)
+            folded = level.fold(r)
+            level = folded if isinstance(folded, Leaves) else _Stored(*folded)
             bound.append(r)
+        assert isinstance(level, _Stored)  # the stack holds 2^16 leaves or more: the largest table's rows
         p0, p1, q0, q1 = level.last()
         message = channel.send([p0, p1, q0, q1, p0 * q1, q0 * (p1 + batch * q1)], "gate")
         numerator, denominator, child = _end_layer(message, batch, claim, channel)
@@ -115,38 +113,25 @@ def _stack(layout: Layout) -> Stack:
     return stack(sizes + [1 << table_bits(table) for table in layout.tables])
 
 
-class _Level(Protocol):
-    """Fractions of one level, children of the gates that a sumcheck runs over."""
-
-    def round(self, batch: int, rest: list[int]) -> tuple[int, int]:
-        """h(0) and h's leading coefficient, the gates' lowest variable being free and `rest` the claim's point after it."""
-        ...
-
-    def fold(self, r: int) -> _Stored:
-        """Bind the gates' lowest variable."""
-        ...
-
-    def last(self) -> tuple[int, int, int, int]:
-        """The children p0, p1, q0, q1 of the only gate."""
-        ...
-
-
 class _Stored:
-    """A level in memory; an odd last fraction gets the neutral 0 / 1 beside it."""
+    """A level in memory: children of the gates that a sumcheck runs over. An odd last fraction gets the neutral 0 / 1 beside it."""
 
     def __init__(self, p: Array, q: Array) -> None:
         if len(p) % 2:
             p, q = _appended(p, 0), _appended(q, 1)
         self.p, self.q = p, q
 
-    def round(self, batch: int, rest: list[int]) -> tuple[int, int]:
+    def round(self, batch: int, rest: Sequence[int]) -> tuple[int, int]:
+        """h(0) and h's leading coefficient, the gates' lowest variable being free and `rest` the claim's point after it."""
         low, high = mle.eq_table(rest[: len(rest) // 2]), mle.eq_table(rest[len(rest) // 2 :])
         return kernels.fraction_round(self.p, self.q, batch, low, high)
 
-    def fold(self, r: int) -> _Stored:
-        return _Stored(*kernels.fraction_fold(self.p, self.q, r))
+    def fold(self, r: int) -> tuple[Array, Array]:
+        """Bind the gates' lowest variable."""
+        return kernels.fraction_fold(self.p, self.q, r)
 
     def last(self) -> tuple[int, int, int, int]:
+        """The children p0, p1, q0, q1 of the only gate."""
         p0, p1, q0, q1 = field.to_ints(np.concatenate([self.p, self.q]))
         return p0, p1, q0, q1
 
@@ -157,74 +142,17 @@ def _appended(values: Array, last: int) -> Array:
     return out
 
 
-class _Leaves:
-    """The lowest level, by far the largest: made again from small integers, a chunk at a time, whenever it is needed."""
-
-    def __init__(self, layout: Layout, tables: Mapping[str, Any], laid: Stack, gamma: int, beta: int) -> None:
-        self._laid, self._gamma, self._beta = laid, gamma, beta
-        rows = [[tables[block.name].reshape(-1) for block in lookup.blocks] for lookup in layout.lookups]
-        rows += [_table_columns(layout, table) for table in layout.tables]
-        numbers = [lookup.table for lookup in layout.lookups] + layout.tables
-        counts = [None] * len(layout.lookups) + [tables[f"count.{table}"].reshape(-1) for table in layout.tables]
-        self._parts = list(zip(laid.offsets, laid.sizes, numbers, rows, counts, strict=True))
-        self._size = min(CHUNK, 1 << laid.variables)
-        whole = min(WHOLE, 1 << laid.variables)
-        self._length = -(-laid.length // whole) * whole
-
-    def layer(self) -> tuple[Array, Array]:
-        """Sums of neighbouring leaves."""
-        return self._joined(kernels.fraction_layer, self._gates())
-
-    def round(self, batch: int, rest: list[int]) -> tuple[int, int]:
-        inside = (self._size - 1).bit_length() - 2
-        weights = mle.eq_table(rest[inside:])
-        at_zero = leading = 0
-        for weight, (p, q) in zip(field.to_ints(weights[: self._chunks()]), self._leaves(), strict=True):
-            h = _Stored(p, q).round(batch, rest[:inside])
-            at_zero, leading = at_zero + weight * h[0], leading + weight * h[1]
-        neutral = 1 - field.total(weights[: self._chunks()])
-        return (at_zero + batch * neutral) % MODULUS, leading % MODULUS
-
-    def fold(self, r: int) -> _Stored:
-        return _Stored(*self._joined(lambda p, q: kernels.fraction_fold(p, q, r), (self._gates() + 1) // 2 * 2))
-
-    def last(self) -> tuple[int, int, int, int]:
-        return _Stored(*next(self._leaves())).last()
-
-    def _chunks(self) -> int:
-        return -(-self._length // self._size)
-
-    def _gates(self) -> int:
-        return self._length // 2
-
-    def _joined(self, halve: Callable[[Array, Array], tuple[Array, Array]], length: int) -> tuple[Array, Array]:
-        p, q = empty(length, 4), empty(length, 4)
-        for first, chunk in zip(range(0, length, self._size // 2), self._leaves(), strict=True):
-            for whole, part in zip((p, q), halve(*chunk), strict=True):
-                whole[first : first + len(part)] = part
-        return p, q
-
-    def _leaves(self) -> Iterator[tuple[Array, Array]]:
-        """Chunks of leaves; what follows the stack's end is the neutral 0 / 1."""
-        for first in range(0, self._length, self._size):
-            count = min(self._size, self._length - first)
-            p, q = empty(count, 4), empty(count, 4)
-            used = max(0, min(count, self._laid.length - first))
-            p[:], p[used:], q[used:] = field.full(1, 1), field.zeros(1), field.full(1, 1)
-            for offset, size, number, rows, counts in self._parts:
-                low, high = max(first, offset), min(first + count, offset + size)
-                if low < high:
-                    inner, outer = slice(low - offset, high - offset), slice(low - first, high - first)
-                    _denominators(self._gamma, self._beta, number, [row[inner] for row in rows], q[outer])
-                    if counts is not None:
-                        p[outer] = field.neg(field.from_small(counts[inner]))
-            yield p, q
-
-
-def _denominators(gamma: int, beta: int, table: int, columns: list[Any], out: Array) -> None:
-    constant = (gamma - beta * beta * table) % MODULUS
-    terms = [(-scale % MODULUS, np.ascontiguousarray(column)) for scale, column in zip((1, beta), columns, strict=False)]
-    field.affine(constant, terms, len(out), out)
+def _leaves(layout: Layout, tables: Mapping[str, Any], laid: Stack, gamma: int, beta: int) -> Leaves:
+    """The stack's leaves, in its order."""
+    rows = [[tables[block.name] for block in lookup.blocks] for lookup in layout.lookups]
+    rows += [_table_columns(layout, table) for table in layout.tables]
+    numbers = [lookup.table for lookup in layout.lookups] + layout.tables
+    counts = [None] * len(layout.lookups) + [tables[f"count.{table}"].reshape(-1) for table in layout.tables]
+    parts = []
+    for i in laid.order:
+        columns = list(zip((1, beta), rows[i], strict=False))
+        parts.append(Part(laid.offsets[i], (gamma - beta * beta * numbers[i]) % MODULUS, columns, counts[i]))
+    return Leaves(parts)
 
 
 def _table_columns(layout: Layout, table: int) -> list[Any]:

@@ -69,19 +69,32 @@ inline void fraction_layer(const Input& p, const Input& q, const Output& p_out, 
     }
 }
 
+inline int64_t logarithm(int64_t power) { return 63 - __builtin_clzll(static_cast<uint64_t>(power)); }
+
+/// The sum of E[i] over i < end.
+inline Scalar total_below(const Equality& equality, int64_t end) {
+    Scalar whole = Scalar::zero(), sum = Scalar::zero();
+    for (int64_t l = 0; l < equality.width(); ++l) whole += equality.low[l];
+    for (int64_t h = 0; h < end >> equality.low_bits; ++h) sum += equality.high[h];
+    sum *= whole;
+    for (int64_t i = end & ~(equality.width() - 1); i < end; ++i) {
+        sum += equality.low[i & (equality.width() - 1)] * equality.high[i >> equality.low_bits];
+    }
+    return sum;
+}
+
 /// out[0] = h(0), out[1] = h's leading coefficient. With an odd number of gates the last one is paired with a neutral gate;
 /// the pairs that are neutral altogether each have the value lambda at 0, and E sums to 1.
 inline void fraction_round(const Input& p, const Input& q, const Input& lambda, const Input& low, const Input& high,
                            const Output& out) {
-    const int64_t gates = count(p) / 2, pairs = gates / 2, active = (gates + 1) / 2, width = count(low);
-    int64_t low_bits = 0;
-    while ((int64_t{1} << low_bits) < width) ++low_bits;
+    const int64_t gates = count(p) / 2, pairs = gates / 2, active = (gates + 1) / 2, width = count(low), low_bits = logarithm(width);
     const Scalar factor = *elements(lambda);
+    const Equality equality{elements(low), elements(high), low_bits};
+    const FractionRound<StoredGates> round{{elements(p), elements(q)}, factor};
     const int64_t block = std::min(width, chunk);
-    const FractionRound kernel{elements(p), elements(q), elements(low), elements(high), factor, low_bits, block};
     Scalar* sums = elements(out);
     reduce_jobs<2>((pairs + block - 1) / block, pairs, sums, [&](int64_t i, Scalar* local) {
-        kernel.job<Lane>(i, pairs, local);
+        equality.weigh<Lane>(round, 0, i * block, std::min(pairs, (i + 1) * block), local);
     });
     if (active > pairs) {
         const Gate<Scalar> last = Gate<Scalar>::load_strided(elements(p) + 4 * pairs, elements(q) + 4 * pairs, 0);
@@ -89,14 +102,7 @@ inline void fraction_round(const Input& p, const Input& q, const Input& lambda, 
         sums[0] += weight * last.combined(factor);
         sums[1] += weight * (Gate<Scalar>::neutral() - last).combined(factor);
     }
-    Scalar present = Scalar::zero(), whole = Scalar::zero();
-    for (int64_t l = 0; l < width; ++l) whole += elements(low)[l];
-    for (int64_t h = 0; h < active >> low_bits; ++h) present += elements(high)[h];
-    present *= whole;
-    for (int64_t i = active & ~(width - 1); i < active; ++i) {
-        present += elements(low)[i & (width - 1)] * elements(high)[i >> low_bits];
-    }
-    sums[0] += factor * (Scalar::one() - present);
+    sums[0] += factor * (Scalar::one() - total_below(equality, active));
 }
 
 /// `neutral` is what a child of the missing gate of an odd layer has: 0 in p, 1 in q.

@@ -1,5 +1,6 @@
 // The compiled field core: kernels on numpy arrays of field elements. It is built twice: for every machine, and with
 // ZK_MODULE=_field_ifma and the flags that make its lanes eight elements wide (parallel.hpp).
+#include "bind_leaves.hpp"
 #include "bind_small.hpp"
 #include "bind_sumcheck.hpp"
 #include "bind_vector.hpp"
@@ -28,4 +29,5 @@ NB_MODULE(ZK_MODULE, m) {
     zkaudit::bind_vector(m);
     zkaudit::bind_small(m);
     zkaudit::bind_sumcheck(m);
+    zkaudit::bind_leaves(m);
 }

@@ -86,6 +86,55 @@ struct LoadWords<Scalar8, T> {
     }
 };
 
+template <>
+struct Words<Scalar8> {
+    ZK_HD static __m512i product(__m512i a, __m512i b) { return _mm512_madd52lo_epu64(_mm512_setzero_si512(), a, b); }
+    ZK_HD static __m512i product_high(__m512i a, __m512i b) { return _mm512_madd52hi_epu64(_mm512_setzero_si512(), a, b); }
+    ZK_HD static __m512i signed_product(__m512i a, __m512i b) { return _mm512_mul_epi32(a, b); }
+    ZK_HD static __m512i all(uint64_t x) { return Scalar8::all(x); }
+};
+
+/// Words of 64 bits that hold several integers each; an element has 1, 2 or 4 of them, or less than one.
+template <class T, int log>
+struct Window<Scalar8, T, log> {
+    static constexpr int bits = 8 * sizeof(T), bytes = sizeof(T) << log, words = bytes < 8 ? 1 : bytes / 8;
+    static_assert(bytes <= 32);
+
+    __m512i w[words];
+
+    ZK_HD explicit Window(const T* base) {
+        const auto* data = reinterpret_cast<const __m512i*>(base);
+        if constexpr (bytes == 1) {
+            w[0] = _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(base)));
+        } else if constexpr (bytes == 2) {
+            w[0] = _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(base)));
+        } else if constexpr (bytes == 4) {
+            w[0] = _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(base)));
+        } else if constexpr (bytes == 8) {
+            w[0] = _mm512_loadu_si512(data);
+        } else if constexpr (bytes == 16) {
+            const __m512i first = _mm512_loadu_si512(data), second = _mm512_loadu_si512(data + 1);
+            w[0] = _mm512_permutex2var_epi64(first, _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), second);
+            w[1] = _mm512_permutex2var_epi64(first, _mm512_set_epi64(15, 13, 11, 9, 7, 5, 3, 1), second);
+        } else {
+            const auto* half = reinterpret_cast<const __m256i*>(base);
+            __m512i rows[4];
+            for (int i = 0; i < 4; ++i) {
+                const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256(half + i));
+                rows[i] = _mm512_inserti64x4(low, _mm256_loadu_si256(half + i + 4), 1);
+            }
+            transpose(rows, w);
+        }
+    }
+
+    /// Integer k of every element.
+    ZK_HD __m512i at(int k) const {
+        constexpr int each = 64 / bits;
+        const __m512i shifted = _mm512_srli_epi64(w[k / each], bits * (k % each));
+        return bits < 64 ? _mm512_and_si512(shifted, Scalar8::all((uint64_t{1} << bits) - 1)) : shifted;
+    }
+};
+
 /// The sums over the eight elements of 52-bit limbs, as 64-bit limbs.
 template <int from, int to>
 ZK_HD void limbs_across(const __m512i* t, uint64_t* out) {
@@ -124,6 +173,9 @@ ZK_HD Scalar8 loose_difference(const Scalar8& a, const Scalar8& b) { return a.mi
 ZK_HD Scalar8 loose_gate(const Scalar8& x, const Scalar8& scale, const Scalar8& b, const Scalar8& c, const Scalar8& d) {
     return Scalar8::multiply_pair(Scalar8::multiply(scale, c).plus(x).carried(), b, d, c).carried();
 }
+
+/// From values below 3.1 moduli: below 5.5 of them.
+ZK_HD Scalar8 loose_product(const Scalar8& a, const Scalar8& b) { return Scalar8::multiply(a, b).carried(); }
 
 /// 3 + 1 moduli at most before they are lowered.
 ZK_HD Scalar8 interpolate(const Scalar8& low, const Scalar8& high, const Scalar8& r) {
@@ -169,6 +221,12 @@ struct SmallSum<Scalar8, digits> {
     ZK_HD static SmallSum zero() {
         SmallSum out;
         for (int i = 0; i < limbs; ++i) out.t[i] = _mm512_setzero_si512();
+        return out;
+    }
+
+    ZK_HD static SmallSum starting_at(const Scalar8& x) {
+        SmallSum out = zero();
+        for (int i = 0; i < Scalar8::limbs; ++i) out.t[digits + i] = x.v[i];
         return out;
     }
 

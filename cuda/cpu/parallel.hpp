@@ -54,15 +54,18 @@ void for_each(int64_t n, const Kernel& kernel) {
     });
 }
 
+/// kernel.range(begin, end): whole lanes first, then what is left.
+template <class Kernel>
+void in_lanes(const Kernel& kernel, int64_t begin, int64_t end) {
+    const int64_t split = end - (end - begin) % lane_width<Lane>;
+    if (split > begin) kernel.template range<Lane>(begin, split);
+    if (end > split) kernel.template range<Scalar>(split, end);
+}
+
 /// kernel.range(begin, end) over [0, n), chunk by chunk.
 template <class Kernel>
 void for_ranges(int64_t n, const Kernel& kernel) {
-    for_jobs((n + chunk - 1) / chunk, n, [&](int64_t c) {
-        const int64_t begin = c * chunk, end = std::min(n, begin + chunk);
-        const int64_t split = end - (end - begin) % lane_width<Lane>;
-        if (split > begin) kernel.template range<Lane>(begin, split);
-        if (end > split) kernel.template range<Scalar>(split, end);
-    });
+    for_jobs((n + chunk - 1) / chunk, n, [&](int64_t c) { in_lanes(kernel, c * chunk, std::min(n, (c + 1) * chunk)); });
 }
 
 /// sums[0..outputs) = what body(i, sums) adds up to over i < jobs.

@@ -1,0 +1,143 @@
+"""The lowest levels of a lookup's fraction tree: as large as all levels above together, and never written out.
+
+Most leaves are 1 / (gamma - v) for integers v of 16 bits. The passes over their three lowest levels make fractions from these
+integers as they go (cuda/leaves.cuh), and level 3 is the lowest that is kept. Leaves of other kinds (pairs of columns, table
+rows with their counts, blocks shorter than a run, integers that are too wide) are few: they are fractions in memory, between
+the runs of integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zkaudit.zk import field, kernels, mle
+from zkaudit.zk.backend import Array, core, empty
+
+KEPT = 3  # level of the lowest fractions in memory
+RUN = 64  # runs begin and end at multiples of this many leaves
+
+
+@dataclass(frozen=True)
+class Part:
+    """Looked-up rows with one table number, or a table's rows with their counts: leaves -count / (gamma - <scales, row>)."""
+
+    offset: int
+    gamma: int  # with the table's number taken off
+    columns: Sequence[tuple[int, Any]]  # scale and small integers
+    counts: NDArray[np.int64] | None = None  # None for looked-up rows, whose numerators are 1
+
+    @property
+    def size(self) -> int:
+        return int(self.columns[0][1].size)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the leaves can be made from 16-bit integers."""
+        values = self.columns[0][1]
+        narrow = values.dtype in (np.uint8, np.uint16)
+        return self.counts is None and len(self.columns) == 1 and self.columns[0][0] == 1 and narrow and self.size >= RUN
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Leaves up to `end`: integers, or fractions p / q of the level at hand."""
+
+    end: int
+    gamma: int
+    values: NDArray[np.uint16]
+    p: Array
+    q: Array
+
+    @property
+    def stored(self) -> bool:
+        return len(self.values) == 0
+
+
+class Leaves:
+    """A level below KEPT, the first variables of its layer bound; at first level 0, unbound. `length` leaves, then 0 / 1."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        """`parts` adjoin each other, the largest first, all of power-of-two sizes."""
+        self.level = 0
+        self.bound: list[int] = []
+        self.runs: list[_Run] = []
+        between: list[Part] = []
+        for part in parts:
+            if not part.is_run:
+                between.append(part)
+                continue
+            self._store(between, part.offset)
+            between = []
+            values = np.ascontiguousarray(part.columns[0][1], np.uint16).reshape(-1)
+            self.runs.append(_Run(part.offset + part.size, part.gamma, values, field.zeros(0), field.zeros(0)))
+        end = parts[-1].offset + parts[-1].size
+        self._store(between, -(-end // RUN) * RUN)
+        self.length = self.runs[-1].end
+
+    def _store(self, parts: Sequence[Part], end: int) -> None:
+        if not parts:
+            return
+        begin = parts[0].offset
+        p, q = field.zeros(end - begin), field.full(end - begin, 1)
+        for part in parts:
+            inside = slice(part.offset - begin, part.offset - begin + part.size)
+            terms = [(-scale, np.ascontiguousarray(column).reshape(-1)) for scale, column in part.columns]
+            q[inside] = field.affine(part.gamma, terms, part.size)
+            p[inside] = field.full(part.size, 1) if part.counts is None else field.neg(field.from_small(part.counts))
+        self.runs.append(_Run(end, 0, np.empty(0, np.uint16), p, q))
+
+    def above(self) -> Leaves:
+        """The level of neighbours' sums."""
+        return self._with(self.level + 1, [], [kernels.fraction_layer(run.p, run.q) for run in self.runs if run.stored])
+
+    def kept(self) -> tuple[Array, Array]:
+        """p and q of level KEPT."""
+        p, q = empty(self.length >> KEPT, 4), empty(self.length >> KEPT, 4)
+        core.leaf_layer(*_arguments(self.above().above().above().runs), p, q)
+        return p, q
+
+    def round(self, batch: int, rest: Sequence[int]) -> tuple[int, int]:
+        """h(0) and h's leading coefficient, as kernels.fraction_round."""
+        low, high = mle.eq_table(rest[: len(rest) // 2]), mle.eq_table(rest[len(rest) // 2 :])
+        out = empty(2, 4)
+        chi = mle.eq_table(self.bound)
+        core.leaf_round(*_arguments(self.runs), self.level, chi, field.from_ints([batch]), low, high, out)
+        constant, leading = field.to_ints(out)
+        return constant, leading
+
+    def fold(self, r: int) -> Leaves | tuple[Array, Array]:
+        """The gates' lowest variable bound; once a level has shrunk to the size of level KEPT, its fractions in memory."""
+        stored = [kernels.fraction_fold(run.p, run.q, r) for run in self.runs if run.stored]
+        folded = self._with(self.level, [*self.bound, r], stored)
+        if self.level + len(folded.bound) < KEPT:
+            return folded
+        p, q = empty(self.length >> KEPT, 4), empty(self.length >> KEPT, 4)
+        core.leaf_write(*_arguments(folded.runs), self.level, mle.eq_table(folded.bound), p, q)
+        return p, q
+
+    def _with(self, level: int, bound: list[int], stored: list[tuple[Array, Array]]) -> Leaves:
+        out: Leaves = Leaves.__new__(Leaves)
+        fractions = iter(stored)
+        out.level, out.bound, out.length = level, bound, self.length
+        out.runs = [replace(run, **dict(zip("pq", next(fractions), strict=True))) if run.stored else run for run in self.runs]
+        return out
+
+
+def count_words(values: Any, counts: NDArray[np.int64]) -> None:
+    """counts[x] += how often x stands in `values`; values outside the table are not counted."""
+    values = values.reshape(-1)
+    if values.dtype == np.uint16 and len(counts) == 1 << 16:
+        core.histogram(values, counts)
+        return
+    inside = values[(values >= 0) & (values < len(counts))]
+    counts += np.bincount(inside, minlength=len(counts))
+
+
+def _arguments(runs: Sequence[_Run]) -> tuple[list[int], list[NDArray[np.uint16]], Array, list[Array], list[Array]]:
+    gammas = field.from_ints([run.gamma for run in runs])
+    return [run.end for run in runs], [run.values for run in runs], gammas, [run.p for run in runs], [run.q for run in runs]
