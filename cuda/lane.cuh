@@ -64,7 +64,7 @@ template <class L>
 using Word = typename LaneWord<L>::type;
 
 /// Arithmetic on a lane's words: low and high 52-bit digits of a product of words below 2^52; the product of two numbers of at
-/// most 32 bits and either sign; one word for all elements.
+/// most 32 bits and either sign, modulo 2^64; one word for all elements.
 template <class L>
 struct Words {
     ZK_HD static uint64_t product(uint64_t a, uint64_t b) { return (a * b) & ((uint64_t{1} << 52) - 1); }

@@ -67,7 +67,7 @@ struct LeafFold {
 
     /// Child c of the gate whose leaves begin at `first` of the window.
     template <int log>
-    ZK_HD void fraction(const Window<L, uint16_t, log>& leaves, int first, int c, L& p_out, L& q_out) const {
+    ZK_CALLED void fraction(const Window<L, uint16_t, log>& leaves, int first, int c, L& p_out, L& q_out) const {
         SmallSum<L, 1> p_sum = SmallSum<L, 1>::starting_at(p_constant), q_sum = SmallSum<L, 1>::starting_at(q_constant);
 #pragma GCC unroll 8
         for (int j = 0; j < parts; ++j) {

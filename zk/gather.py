@@ -23,6 +23,7 @@ from zkaudit.zk import field, mle, sumcheck
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
 from zkaudit.zk.claims import Claim, Form, Weight
 from zkaudit.zk.field import MODULUS, Array
+from zkaudit.zk.gathered import LowFolded, WeightedBlocks, WeightedProduct, linear_sums, product_sum
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear, combination
 
@@ -46,10 +47,11 @@ class _Shape:
 def prove(claims: Sequence[Claim], tables: Mapping[str, Any], layout: Layout, channel: ProverChannel) -> None:
     """Settle `claims` about `tables` (block name -> small integers of the block's shape)."""
     shapes, claim = _batched(claims, channel)
-    sums = [products for shape in shapes for products in _products(shape, tables)]
+    folded = LowFolded(tables)
+    sums = [s for shape in shapes for s in _sums(shape, tables, folded)]
     point, claim = sumcheck.prove(sums, DEGREE, claim, channel, "gather")
     equalities = _Equalities(point)
-    values = [field.evaluate_small(tables[b.name], equalities(b.lows, b.highs), equalities(1, b.lows)) for b in layout.blocks]
+    values = [field.dot(equalities(b.lows, b.highs), folded(b.name, point)) for b in layout.blocks]
     named = dict(zip((b.name for b in layout.blocks), channel.send(values, "block values"), strict=True))
     total = []
     for shape, (left, right) in _final_products(shapes, named, equalities):
@@ -95,25 +97,15 @@ def _batched(claims: Sequence[Claim], channel: Channel) -> tuple[list[_Shape], L
     return list(shapes.values()), combination(values)
 
 
-def _products(shape: _Shape, tables: Mapping[str, Any]) -> list[sumcheck.Products]:
-    """The prover's sums: one a shared outer product, one a left form with all it is multiplied with."""
-    size, sums = shape.highs * shape.lows, []
-
-    def written(form: Form) -> Array:
-        return field.affine(form.constant, [(c, _spread(tables[name], shape)) for c, name in form.terms], size)
-
-    for weight, coefficients in shape.linear.values():
-        blocks = Form(0, tuple((c, name) for name, c in coefficients.items()))
-        sums.append(sumcheck.Products([field.outer_sum(weight.high[None], weight.low[None]), written(blocks)], [(0, 1)]))
-    lefts: dict[Form, sumcheck.Products] = {}
+def _sums(shape: _Shape, tables: Mapping[str, Any], folded: LowFolded) -> list[sumcheck.Sum]:
+    """The prover's sums: the weighted blocks, and for each left form all it is multiplied with."""
+    sums: list[sumcheck.Sum] = []
+    if shape.linear:
+        sums += linear_sums([WeightedBlocks(*part) for part in shape.linear.values()], tables, folded)
+    lefts: dict[Form, list[WeightedProduct]] = {}
     for (left, right), weights in shape.products.items():
-        if left not in lefts:
-            lefts[left] = sumcheck.Products([written(left)], [])
-        target = lefts[left]
-        highs = np.stack([field.mul(weight.high, weight.coefficient) for weight in weights])
-        target.terms.append((0, len(target.tables), len(target.tables) + 1))
-        target.tables += [field.outer_sum(highs, np.stack([weight.low for weight in weights])), written(right)]
-    return sums + list(lefts.values())
+        lefts.setdefault(left, []).append(WeightedProduct(right, weights))
+    return sums + [product_sum(left, parts, (shape.highs, shape.lows), tables) for left, parts in lefts.items()]
 
 
 def _final_products(
@@ -184,13 +176,6 @@ class _Equalities:
 
 def _form_value(form: Form, named: Mapping[str, Linear]) -> Linear:
     return combination((c, named[name]) for c, name in form.terms) + form.constant
-
-
-def _spread(table: Any, shape: _Shape) -> Any:
-    """The table as one column of the shape; a table with one high is repeated."""
-    if table.shape[0] != shape.highs:
-        table = np.broadcast_to(table, (shape.highs, shape.lows))
-    return np.ascontiguousarray(table).reshape(-1)
 
 
 def _digest(vector: Array) -> bytes:

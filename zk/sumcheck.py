@@ -10,11 +10,30 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from zkaudit.zk import field, kernels
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
 from zkaudit.zk.field import MODULUS, Array
 from zkaudit.zk.linear import Linear, combination, polynomial_at
+
+
+class Sum(Protocol):
+    """What a sumcheck runs over: sends a round's values, binds a variable. A sum that has run out of variables goes on as if
+    multiplied by (1 - x) for each one more."""
+
+    @property
+    def variables(self) -> int:
+        """Variables not yet bound."""
+        ...
+
+    def round_values(self, degree: int) -> list[int]:
+        """The round polynomial at X = 0, 2, 3, .., degree."""
+        ...
+
+    def fold(self, r: int) -> None:
+        """Bind the next variable."""
+        ...
 
 
 @dataclass
@@ -62,7 +81,7 @@ def fold_claim(message: list[Linear], claim: Linear, channel: Channel, name: str
     return r, polynomial_at(message, r)
 
 
-def prove(sums: Sequence[Products], degree: int, claim: Linear, channel: ProverChannel, name: str) -> tuple[list[int], Linear]:
+def prove(sums: Sequence[Sum], degree: int, claim: Linear, channel: ProverChannel, name: str) -> tuple[list[int], Linear]:
     """Prove that the sums add up to `claim`; returns the point and the claim there."""
     point, total = [], channel.value(claim)
     for _ in range(max(s.variables for s in sums)):

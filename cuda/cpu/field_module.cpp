@@ -3,6 +3,7 @@
 #include "bind_leaves.hpp"
 #include "bind_small.hpp"
 #include "bind_sumcheck.hpp"
+#include "bind_ternary.hpp"
 #include "bind_vector.hpp"
 #include "memory.hpp"
 
@@ -30,4 +31,5 @@ NB_MODULE(ZK_MODULE, m) {
     zkaudit::bind_small(m);
     zkaudit::bind_sumcheck(m);
     zkaudit::bind_leaves(m);
+    zkaudit::bind_ternary(m);
 }
