@@ -122,9 +122,13 @@ def verify_in_the_clear(statement: Statement, adopted: Any, proof: list[Any]) ->
 
 
 def hidden_proof(
-    data: tuple[Any, Any, list[Any]], statement: Statement, blinder: channel.Blinder | None = None, check_trace: bool = True
+    data: tuple[Any, Any, list[Any]],
+    statement: Statement,
+    blinder: channel.Blinder | None = None,
+    check_trace: bool = True,
+    change: Callable[[Witness], dict[str, Any]] | None = None,
 ) -> ProofFile:
-    """A real proof of a first segment: commits, fixes the batches, trains, proves."""
+    """A real proof of a first segment: commits, fixes the batches, trains, changes tables if asked to, proves."""
     blinder = blinder or channel.Blinder()
     layout = Layout(statement)
     trace = MemoryTrace(Path(), {})
@@ -141,7 +145,8 @@ def hidden_proof(
     witness = witness_of(statement, trained(statement, data))
     end = opened(layout.end, witness.tables)
     statement = _with(statement, end=end.commitment)
-    witness = Witness(Layout(statement), witness.tables, witness.batches)
+    changed = change(witness) if change else {}
+    witness = Witness(Layout(statement), {**witness.tables, **changed}, witness.batches)
     return prove_segment(statement, witness, [opening_data, start, end], blinder, Phases(), check_trace)
 
 

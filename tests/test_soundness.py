@@ -274,16 +274,20 @@ def _loss_changes(statement: Statement, trace: MemoryTrace) -> dict[str, dict[st
     raised_quotient = (exponential << statement.gradient_bits) // raised_total
     raised_rho = (exponential << statement.gradient_bits) - raised_quotient * raised_total
 
+    certain = np.full_like(quotient, 1 << statement.gradient_bits)
+    assert honest["e"].min() > 0
+
     def rest(total: Any, quotient: Any, rho: Any) -> dict[str, Any]:
         sigma = total - 1 - rho
         limbs = {"rho.0": rho & 0xFFFF, "rho.1": rho >> 16, "sigma.0": sigma & 0xFFFF, "sigma.1": sigma >> 16}
-        return {"q": quotient, "s": total, **limbs}
+        return {"q": quotient, "s": np.broadcast_to(total, quotient.shape), **limbs}
 
     return {
         "quotient one too small": rest(total, lower, remainder),
         "quotient one too large": rest(total, upper, scaled - upper * total),
         "remainder": rest(total, quotient, first(rho, 1)),
         "sum": rest(first(total, 1), quotient, rho),
+        "a sum for each class": rest(honest["e"], certain, 0 * scaled),
         "exponential": {"e": first(honest["e"], 1)},
         "sigma": {"sigma.0": first(honest["sigma.0"], 1)},
         "two maxima": {"h": two},
@@ -295,8 +299,8 @@ def _loss_changes(statement: Statement, trace: MemoryTrace) -> dict[str, dict[st
 
 
 LOSS_CHEATS = (
-    *("quotient one too small", "quotient one too large", "remainder", "sum", "exponential", "sigma", "two maxima"),
-    *("no maximum", "another maximum", "one-hot of no bits", "maximum too large"),
+    *("quotient one too small", "quotient one too large", "remainder", "sum", "a sum for each class", "exponential", "sigma"),
+    *("two maxima", "no maximum", "another maximum", "one-hot of no bits", "maximum too large"),
 )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from zkaudit.zk import field, mle, sumcheck
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
-from zkaudit.zk.claims import Claim, Form, Weight
+from zkaudit.zk.claims import Claim, Form, ProductPart, Weight
 from zkaudit.zk.field import MODULUS, Array
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear, combination
@@ -45,7 +45,7 @@ class _Shape:
 
 def prove(claims: Sequence[Claim], tables: Mapping[str, Any], layout: Layout, channel: ProverChannel) -> None:
     """Settle `claims` about `tables` (block name -> small integers of the block's shape)."""
-    shapes, claim = _batched(claims, channel)
+    shapes, claim = _batched(claims, layout, channel)
     sums = [products for shape in shapes for products in _products(shape, tables)]
     point, claim = sumcheck.prove(sums, DEGREE, claim, channel, "gather")
     equalities = _Equalities(point)
@@ -61,7 +61,7 @@ def prove(claims: Sequence[Claim], tables: Mapping[str, Any], layout: Layout, ch
 
 def verify(claims: Sequence[Claim], layout: Layout, channel: VerifierChannel) -> None:
     """The verifier's side."""
-    shapes, claim = _batched(claims, channel)
+    shapes, claim = _batched(claims, layout, channel)
     point, claim = sumcheck.verify(max(shape.variables for shape in shapes), DEGREE, claim, channel, "gather")
     equalities = _Equalities(point)
     named = dict(zip((b.name for b in layout.blocks), channel.receive(len(layout.blocks), "block values"), strict=True))
@@ -73,8 +73,9 @@ def verify(claims: Sequence[Claim], layout: Layout, channel: VerifierChannel) ->
     _close(shapes, total, claim, named, equalities, layout, channel)
 
 
-def _batched(claims: Sequence[Claim], channel: Channel) -> tuple[list[_Shape], Linear]:
-    """All claims as one, and what it weighs, by shape."""
+def _batched(claims: Sequence[Claim], layout: Layout, channel: Channel) -> tuple[list[_Shape], Linear]:
+    """All claims as one, and what it weighs, by shape; ValueError for a product of blocks of different shapes, which a prover
+    could fake: a short block's row goes on where the other's entries are (docs/proof-system.md, 11)."""
     chi, power = channel.challenge("gather claims"), 1
     shapes: dict[tuple[int, int], _Shape] = {}
     values = []
@@ -87,6 +88,7 @@ def _batched(claims: Sequence[Claim], channel: Channel) -> tuple[list[_Shape], L
             name = part.block.name
             coefficients[name] = (coefficients.get(name, 0) + power * part.weight.coefficient) % MODULUS
         for product in claim.products:
+            _require_one_shape(product, layout)
             shape = shapes.setdefault((product.highs, product.lows), _Shape(product.highs, product.lows))
             weight = product.weight
             scaled = Weight(power * weight.coefficient % MODULUS, weight.high, weight.low)
@@ -95,12 +97,19 @@ def _batched(claims: Sequence[Claim], channel: Channel) -> tuple[list[_Shape], L
     return list(shapes.values()), combination(values)
 
 
+def _require_one_shape(product: ProductPart, layout: Layout) -> None:
+    for _, name in (*product.left.terms, *product.right.terms):
+        block = layout.named[name]
+        if (block.highs, block.lows) != (product.highs, product.lows):
+            raise ValueError(f"a product over {product.highs} x {product.lows} entries cannot take block '{name}'")
+
+
 def _products(shape: _Shape, tables: Mapping[str, Any]) -> list[sumcheck.Products]:
     """The prover's sums: one a shared outer product, one a left form with all it is multiplied with."""
     size, sums = shape.highs * shape.lows, []
 
     def written(form: Form) -> Array:
-        return field.affine(form.constant, [(c, _spread(tables[name], shape)) for c, name in form.terms], size)
+        return field.affine(form.constant, [(c, tables[name].reshape(-1)) for c, name in form.terms], size)
 
     for weight, coefficients in shape.linear.values():
         blocks = Form(0, tuple((c, name) for name, c in coefficients.items()))
@@ -184,13 +193,6 @@ class _Equalities:
 
 def _form_value(form: Form, named: Mapping[str, Linear]) -> Linear:
     return combination((c, named[name]) for c, name in form.terms) + form.constant
-
-
-def _spread(table: Any, shape: _Shape) -> Any:
-    """The table as one column of the shape; a table with one high is repeated."""
-    if table.shape[0] != shape.highs:
-        table = np.broadcast_to(table, (shape.highs, shape.lows))
-    return np.ascontiguousarray(table).reshape(-1)
 
 
 def _digest(vector: Array) -> bytes:
