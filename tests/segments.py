@@ -1,6 +1,7 @@
 """Small segments to prove: statement and witness from the reference trainer, honest or tampered with at one place."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ from reference_trainer import reference_run
 
 from zkaudit.zk import argument, channel, curve, hyrax
 from zkaudit.zk.argument import Phases
-from zkaudit.zk.layout import SIGN_OFFSET, Layout
+from zkaudit.zk.layout import Layout
 from zkaudit.zk.opening import Opening
 from zkaudit.zk.proof_file import ProofFile
 from zkaudit.zk.prover import prove_segment
 from zkaudit.zk.statement import Statement, batch_rows, check, derive_batch_seed, first_start_bound
 from zkaudit.zk.trace import Trace
-from zkaudit.zk.witness import Witness, data_tables, placed, segment_witness, weight_tables
+from zkaudit.zk.witness import Witness, data_tables, segment_witness, weight_tables
 
 Tamper = Callable[[str, int, int, Any], Any]
 
@@ -122,9 +123,13 @@ def verify_in_the_clear(statement: Statement, adopted: Any, proof: list[Any]) ->
 
 
 def hidden_proof(
-    data: tuple[Any, Any, list[Any]], statement: Statement, blinder: channel.Blinder | None = None, check_trace: bool = True
+    data: tuple[Any, Any, list[Any]],
+    statement: Statement,
+    blinder: channel.Blinder | None = None,
+    check_trace: bool = True,
+    change: Callable[[Witness], dict[str, Any]] | None = None,
 ) -> ProofFile:
-    """A real proof of a first segment: commits, fixes the batches, trains, proves."""
+    """A real proof of a first segment: commits, fixes the batches, trains, changes tables if asked to, proves."""
     blinder = blinder or channel.Blinder()
     layout = Layout(statement)
     trace = MemoryTrace(Path(), {})
@@ -136,19 +141,11 @@ def hidden_proof(
         return Opening(statement.columns, curve.compress(points), blindings)
 
     opening_data, start = opened(layout.data, fixed), opened(layout.start, fixed)
-    statement = _with(statement, data=opening_data.commitment, start=start.commitment)
-    statement = _with(statement, batch_seed=derive_batch_seed(statement))
+    statement = replace(statement, data=opening_data.commitment, start=start.commitment)
+    statement = replace(statement, batch_seed=derive_batch_seed(statement))
     witness = witness_of(statement, trained(statement, data))
     end = opened(layout.end, witness.tables)
-    statement = _with(statement, end=end.commitment)
-    witness = Witness(Layout(statement), witness.tables, witness.batches)
+    statement = replace(statement, end=end.commitment)
+    changed = change(witness) if change else {}
+    witness = Witness(Layout(statement), {**witness.tables, **changed}, witness.batches)
     return prove_segment(statement, witness, [opening_data, start, end], blinder, Phases(), check_trace)
-
-
-def _with(statement: Statement, **changes: Any) -> Statement:
-    from dataclasses import replace
-
-    return replace(statement, **changes)
-
-
-__all__ = ["SIGN_OFFSET", "placed"]

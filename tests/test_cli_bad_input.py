@@ -37,11 +37,13 @@ def test_missing_configuration_is_one_sentence(tmp_path: Path) -> None:
     assert_refused(zkaudit("train", tmp_path / "none.toml", "--out", tmp_path / "run"), "none.toml")
 
 
-@pytest.mark.parametrize("flaw", ["nan", "shape", "no labels", "not npz"])
+@pytest.mark.parametrize("flaw", ["nan", "too large", "shape", "no labels", "not npz"])
 def test_bad_data_is_one_sentence(flaw: str, tmp_path: Path) -> None:
     x, y = np.random.default_rng(1).normal(size=(40, 3)), np.arange(40) % 2
     if flaw == "nan":
         x[3, 1] = np.nan
+    if flaw == "too large":
+        x[:, 2] *= 1e300
     arrays = {"X": x[:-1] if flaw == "shape" else x} | ({} if flaw == "no labels" else {"y": y})
     np.savez(tmp_path / "set.npz", **arrays)
     if flaw == "not npz":
@@ -87,6 +89,24 @@ def test_unfinished_run_cannot_be_proved(smallest: Proved, tmp_path: Path) -> No
     shutil.copytree(smallest.run, tmp_path / "run")
     (tmp_path / "run" / "trace" / "complete").unlink()
     assert_refused(zkaudit("prove", tmp_path / "run", "--out", tmp_path / "proof"), "run")
+
+
+@pytest.mark.parametrize("name", ["data.x.bin", "start.w0.bin"])
+def test_run_changed_after_its_commitment_cannot_be_proved(name: str, smallest: Proved, tmp_path: Path) -> None:
+    shutil.copytree(smallest.run, tmp_path / "run")
+    path = tmp_path / "run" / "trace" / name
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    assert_refused(zkaudit("prove", tmp_path / "run", "--out", tmp_path / "proof"), "openings", "changed")
+    assert not (tmp_path / "proof").exists()
+
+
+def test_trace_of_an_unknown_loss_is_one_sentence(smallest: Proved, tmp_path: Path) -> None:
+    shutil.copytree(smallest.run, tmp_path / "run")
+    path = tmp_path / "run" / "trace" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "loss": "hinge"}))
+    assert_refused(zkaudit("prove", tmp_path / "run", "--out", tmp_path / "proof"), "loss")
 
 
 def test_model_without_opening_is_one_sentence(smallest: Proved) -> None:

@@ -1,5 +1,6 @@
 """The proof file: strict, bounded, and no flipped byte gets through."""
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from segments import example, hidden_proof, statement_of
 from zkaudit.zk import proof_file
 from zkaudit.zk.errors import BadInput, InvalidProof
 from zkaudit.zk.proof_file import ProofFile, decode, encode
+from zkaudit.zk.statement import Statement
 from zkaudit.zk.verifier import verify_files, verify_segment
 
 
@@ -92,14 +94,14 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
         proof_file.read(tmp_path / "missing")
 
 
-@pytest.mark.parametrize("field", ["seed", "rates", "batch_seed", "end", "start", "data", "rows", "batch", "weight_bits"])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Statement)])
 def test_a_proof_is_refused_under_another_statement(proved: ProofFile, field: str) -> None:
-    from dataclasses import replace
-
     statement = proved.statement
     other = {
         "seed": "other", "rates": statement.rates[::-1], "batch_seed": "00" * 32, "end": statement.start,
         "start": statement.end, "data": statement.data[48:] + statement.data[:48], "rows": 6, "batch": 1, "weight_bits": 33,
+        "widths": (4, 3, 3), "loss": "square", "first_step": 1, "activation_bits": 7, "gradient_bits": 13, "columns": 7,
+        "segment": 1, "start_bound": statement.start_bound + 1, "previous": "00" * 32,
     }  # fmt: skip
-    changed = replace(statement, **{field: other[field]})
+    changed = dataclasses.replace(statement, **{field: other[field]})
     assert not accepted(encode(ProofFile(changed, proved.proof)))

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from segments import (
-    SIGN_OFFSET,
     MemoryTrace,
     Tamper,
     end_weights,
     example,
-    placed,
     prove_in_the_clear,
     statement_of,
     trained,
@@ -25,9 +23,9 @@ from segments import (
 )
 
 from zkaudit.zk.errors import InvalidProof
-from zkaudit.zk.layout import Layout
+from zkaudit.zk.layout import exponential_table
 from zkaudit.zk.statement import Statement
-from zkaudit.zk.witness import Witness, narrow, relu_tables, softmax_tables, weight_tables
+from zkaudit.zk.witness import Witness, narrow, placed, softmax_tables, weight_tables
 
 SHAPES = [
     dict(widths=(5, 6, 4, 3), loss="cross_entropy"),
@@ -225,9 +223,7 @@ def test_start_weights_beyond_their_bound_are_rejected() -> None:
     changed |= {f"start0.{k}": narrow((shifted >> (16 * k)) & 0xFFFF) for k in range(2)}
     changed["start0.2"] = narrow(shifted >> 32)
     assert changed["start0.2"].max() > 15 >= high.max()
-    end = [m - (s - c) for m, s, c in zip(start, start, start, strict=True)]
     changed |= weight_tables(witness.layout, "end", end_weights(trace, 1))
-    del end
     assert_rejected(statement, _changed(witness, changed))
 
 
@@ -266,24 +262,26 @@ def _loss_changes(statement: Statement, trace: MemoryTrace) -> dict[str, dict[st
     none = honest["h"] * (np.arange(z.shape[1]) != 0)
     wrong = np.roll(honest["h"], 1, axis=0)
     higher = honest["m"] + (np.arange(z.shape[1]) == 0)
-    from zkaudit.zk.layout import exponential_table
-
     distance = honest["d"] + (np.arange(z.shape[1]) == 0)
     exponential = exponential_table(statement.activation_bits)[distance].astype(np.int64)
     raised_total = exponential.sum(axis=0, keepdims=True)
     raised_quotient = (exponential << statement.gradient_bits) // raised_total
     raised_rho = (exponential << statement.gradient_bits) - raised_quotient * raised_total
 
+    certain = np.full_like(quotient, 1 << statement.gradient_bits)
+    assert honest["e"].min() > 0
+
     def rest(total: Any, quotient: Any, rho: Any) -> dict[str, Any]:
         sigma = total - 1 - rho
         limbs = {"rho.0": rho & 0xFFFF, "rho.1": rho >> 16, "sigma.0": sigma & 0xFFFF, "sigma.1": sigma >> 16}
-        return {"q": quotient, "s": total, **limbs}
+        return {"q": quotient, "s": np.broadcast_to(total, quotient.shape), **limbs}
 
     return {
         "quotient one too small": rest(total, lower, remainder),
         "quotient one too large": rest(total, upper, scaled - upper * total),
         "remainder": rest(total, quotient, first(rho, 1)),
         "sum": rest(first(total, 1), quotient, rho),
+        "a sum for each class": rest(honest["e"], certain, 0 * scaled),
         "exponential": {"e": first(honest["e"], 1)},
         "sigma": {"sigma.0": first(honest["sigma.0"], 1)},
         "two maxima": {"h": two},
@@ -295,8 +293,8 @@ def _loss_changes(statement: Statement, trace: MemoryTrace) -> dict[str, dict[st
 
 
 LOSS_CHEATS = (
-    *("quotient one too small", "quotient one too large", "remainder", "sum", "exponential", "sigma", "two maxima"),
-    *("no maximum", "another maximum", "one-hot of no bits", "maximum too large"),
+    *("quotient one too small", "quotient one too large", "remainder", "sum", "a sum for each class", "exponential", "sigma"),
+    *("two maxima", "no maximum", "another maximum", "one-hot of no bits", "maximum too large"),
 )
 
 
@@ -395,6 +393,3 @@ def _end_after(witness: Witness, start: list[Any]) -> list[Any]:
         rates[: s.steps * s.batch] = np.repeat(s.rates, s.batch)
         end.append(matrix - (a * rates) @ g.T)
     return end
-
-
-__all__ = ["SIGN_OFFSET", "Layout", "relu_tables"]

@@ -56,16 +56,14 @@ def test_any_other_header_is_refused(header: bytes) -> None:
         lambda h: h + b" ",
         lambda h: h[:-1],
         lambda h: h.replace(b'"seed":"test"', b'"seed":"\\u0074est"'),
-        lambda h: h.replace(b'"extra"', b"") + b"",
+        lambda h: h.replace(b'"seed":"test"', b'"seed":"\\ud800"'),
         lambda h: h[:-1] + b',"zz":1}',
     ],
 )
 def test_a_header_that_is_not_canonical_is_refused(change: Any) -> None:
     statement = statement_of()
     header = change(statement.header())
-    if header == statement.header():
-        pytest.fail("the change changes nothing") if b'"extra"' in header else None
-        return
+    assert header != statement.header()
     with pytest.raises(BadInput):
         reparsed(statement, header)
 

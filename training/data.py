@@ -42,11 +42,12 @@ def load(config: DataConfig) -> Dataset:
     dataset = _split(x, y, config)
     if config.source == "digits":
         return Dataset(dataset.x_train / 16, dataset.y_train, dataset.x_test / 16, dataset.y_test, dataset.classes)
-    mean, deviation = dataset.x_train.mean(axis=0), dataset.x_train.std(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, and refused
+        mean, deviation = dataset.x_train.mean(axis=0), dataset.x_train.std(axis=0)
+    if not np.isfinite([mean, deviation]).all():
+        raise TrainingError(f"{config.source}: X holds numbers too large to be standardised")
     deviation[deviation == 0] = 1
     train, test = (np.clip((x - mean) / deviation, -LARGEST_INPUT, LARGEST_INPUT) for x in (dataset.x_train, dataset.x_test))
-    if not np.isfinite(train).all():
-        raise TrainingError(f"{config.source}: X holds numbers too large to be standardised")
     return Dataset(train, dataset.y_train, test, dataset.y_test, dataset.classes)
 
 

@@ -42,7 +42,7 @@ class BlockPart:
 
 @dataclass(frozen=True)
 class ProductPart:
-    """A weight on the product of two forms over blocks of one shape (a block with one high is repeated)."""
+    """A weight on the product of two forms over blocks of one shape."""
 
     highs: int
     lows: int

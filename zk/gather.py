@@ -17,11 +17,9 @@ from dataclasses import field as dataclass_field
 from hashlib import blake2b
 from typing import Any
 
-import numpy as np
-
 from zkaudit.zk import field, mle, sumcheck
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
-from zkaudit.zk.claims import Claim, Form, Weight
+from zkaudit.zk.claims import Claim, Form, ProductPart, Weight
 from zkaudit.zk.field import MODULUS, Array
 from zkaudit.zk.gathered import LowFolded, WeightedBlocks, WeightedProduct, linear_sums, product_sum
 from zkaudit.zk.layout import Layout
@@ -46,7 +44,7 @@ class _Shape:
 
 def prove(claims: Sequence[Claim], tables: Mapping[str, Any], layout: Layout, channel: ProverChannel) -> None:
     """Settle `claims` about `tables` (block name -> small integers of the block's shape)."""
-    shapes, claim = _batched(claims, channel)
+    shapes, claim = _batched(claims, layout, channel)
     folded = LowFolded(tables)
     sums = [s for shape in shapes for s in _sums(shape, tables, folded)]
     point, claim = sumcheck.prove(sums, DEGREE, claim, channel, "gather")
@@ -63,7 +61,7 @@ def prove(claims: Sequence[Claim], tables: Mapping[str, Any], layout: Layout, ch
 
 def verify(claims: Sequence[Claim], layout: Layout, channel: VerifierChannel) -> None:
     """The verifier's side."""
-    shapes, claim = _batched(claims, channel)
+    shapes, claim = _batched(claims, layout, channel)
     point, claim = sumcheck.verify(max(shape.variables for shape in shapes), DEGREE, claim, channel, "gather")
     equalities = _Equalities(point)
     named = dict(zip((b.name for b in layout.blocks), channel.receive(len(layout.blocks), "block values"), strict=True))
@@ -75,8 +73,9 @@ def verify(claims: Sequence[Claim], layout: Layout, channel: VerifierChannel) ->
     _close(shapes, total, claim, named, equalities, layout, channel)
 
 
-def _batched(claims: Sequence[Claim], channel: Channel) -> tuple[list[_Shape], Linear]:
-    """All claims as one, and what it weighs, by shape."""
+def _batched(claims: Sequence[Claim], layout: Layout, channel: Channel) -> tuple[list[_Shape], Linear]:
+    """All claims as one, and what it weighs, by shape; ValueError for a product of blocks of different shapes, which a prover
+    could fake: a short block's row goes on where the other's entries are (docs/proof-system.md, 11)."""
     chi, power = channel.challenge("gather claims"), 1
     shapes: dict[tuple[int, int], _Shape] = {}
     values = []
@@ -89,12 +88,20 @@ def _batched(claims: Sequence[Claim], channel: Channel) -> tuple[list[_Shape], L
             name = part.block.name
             coefficients[name] = (coefficients.get(name, 0) + power * part.weight.coefficient) % MODULUS
         for product in claim.products:
+            _require_one_shape(product, layout)
             shape = shapes.setdefault((product.highs, product.lows), _Shape(product.highs, product.lows))
             weight = product.weight
             scaled = Weight(power * weight.coefficient % MODULUS, weight.high, weight.low)
             shape.products.setdefault((product.left, product.right), []).append(scaled)
         power = power * chi % MODULUS
     return list(shapes.values()), combination(values)
+
+
+def _require_one_shape(product: ProductPart, layout: Layout) -> None:
+    for _, name in (*product.left.terms, *product.right.terms):
+        block = layout.named[name]
+        if (block.highs, block.lows) != (product.highs, product.lows):
+            raise ValueError(f"a product over {product.highs} x {product.lows} entries cannot take block '{name}'")
 
 
 def _sums(shape: _Shape, tables: Mapping[str, Any], folded: LowFolded) -> list[sumcheck.Sum]:

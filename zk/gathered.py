@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from zkaudit.zk import field, kernels, mle, sumcheck
+from zkaudit.zk import field, mle, sumcheck
 from zkaudit.zk.backend import core, empty
 from zkaudit.zk.claims import Form, Weight
-from zkaudit.zk.field import MODULUS, Array
+from zkaudit.zk.field import Array
 
 GROUP = 8  # weights whose rounds are made in one pass
 LEAST_HIGHS, LEAST_LOWS = 32, 512  # below either, tables are small beside what the 27 sums take
@@ -118,9 +118,8 @@ class ProductSum:
     def __init__(self, left: Form, parts: Sequence[WeightedProduct], tables: Mapping[str, Any]) -> None:
         self._left, self._parts, self._tables = left, parts, tables
         self._bound: list[int] = []
-        weights = [weight for part in parts for weight in part.weights]
-        self._highs = np.stack([field.mul(weight.high, weight.coefficient) for weight in weights])
-        self._lows = np.stack([weight.low for weight in weights])
+        self._highs = np.concatenate([_scaled_highs(part) for part in parts])
+        self._lows = np.stack([weight.low for part in parts for weight in part.weights])
         # Axes: t0, t1, t2 of the 27 sums, then weight and group of lows.
         self._sums = np.concatenate([_ternary(left, part, tables) for part in parts], axis=3)
         self._inner: sumcheck.Products | None = None
@@ -184,22 +183,28 @@ class ProductSum:
         return sumcheck.Products(tables, terms)
 
 
-def product_sum(left: Form, parts: Sequence[WeightedProduct], shape: tuple[int, int], tables: Mapping[str, Any]) -> sumcheck.Sum:
+def product_sum(
+    left: Form, parts: Sequence[WeightedProduct], shape: tuple[int, int], tables: Mapping[str, Any]
+) -> sumcheck.Sum:
     """The sum as it is made fastest; with tables written out where they are small or their integers are not."""
     forms = [left, *(part.right for part in parts)]
     if shape[0] >= LEAST_HIGHS and shape[1] >= LEAST_LOWS and all(_is_narrow(form, tables) for form in forms):
         return ProductSum(left, parts, tables)
     written, terms = [_written(left, shape, tables)], []
     for part in parts:
-        highs = np.stack([field.mul(weight.high, weight.coefficient) for weight in part.weights])
         terms.append((0, len(written), len(written) + 1))
-        written += [field.outer_sum(highs, np.stack([weight.low for weight in part.weights])), _written(part.right, shape, tables)]
+        written += [field.outer_sum(_scaled_highs(part), np.stack([weight.low for weight in part.weights]))]
+        written += [_written(part.right, shape, tables)]
     return sumcheck.Products(written, terms)
 
 
 def linear_sums(parts: Sequence[WeightedBlocks], tables: Mapping[str, Any], folded: LowFolded) -> list[LinearSum]:
     """The sums over `parts`, all of one shape."""
     return [LinearSum(parts[i : i + GROUP], tables, folded) for i in range(0, len(parts), GROUP)]
+
+
+def _scaled_highs(part: WeightedProduct) -> Array:
+    return np.stack([field.mul(weight.high, weight.coefficient) for weight in part.weights])
 
 
 def _written(form: Form, shape: tuple[int, int], tables: Mapping[str, Any]) -> Array:
@@ -217,7 +222,7 @@ def _is_narrow(form: Form, tables: Mapping[str, Any]) -> bool:
 def _ternary(left: Form, part: WeightedProduct, tables: Mapping[str, Any]) -> Array:
     """The 27 sums over highs for each weight: (3, 3, 3, weights, groups, 4)."""
     (left_scale, left_name), (right_scale, right_name) = left.terms[0], part.right.terms[0]
-    highs = np.stack([field.mul(weight.high, weight.coefficient) for weight in part.weights])
+    highs = _scaled_highs(part)
     a, b = np.ascontiguousarray(tables[left_name]), np.ascontiguousarray(tables[right_name])
     out = empty(27, len(highs), a.shape[1] // 8, 4)
     core.ternary_sums(a, left_scale, left.constant, b, right_scale, part.right.constant, highs, len(highs), out)

@@ -126,10 +126,10 @@ class Layout:
         elif s.loss == "square":
             names = ["z", *(f"r{j}.{k}" for k in limbs)]
         else:
-            names = ["d", "e", "h", "q", "rho.0", "rho.1", "sigma.0", "sigma.1", *(f"r{j}.{k}" for k in limbs)]
+            names = ["d", "e", "h", "q", "s", "rho.0", "rho.1", "sigma.0", "sigma.1", *(f"r{j}.{k}" for k in limbs)]
         blocks = [Block(name, padded(s.widths[j + 1]), self.samples) for name in names]
         if j == s.layers - 1 and s.loss == "cross_entropy":
-            blocks += [Block("m", 1, self.samples), Block("s", 1, self.samples)]
+            blocks.append(Block("m", 1, self.samples))
         return blocks
 
 

@@ -28,6 +28,7 @@ from zkaudit.zk.leaves import KEPT, Leaves, Part, count_words
 from zkaudit.zk.linear import Linear, combination, polynomial_at
 from zkaudit.zk.stack import Stack, stack
 
+
 def count(layout: Layout, tables: Mapping[str, Any]) -> dict[str, Any]:
     """Multiplicity tables: how often each table row is looked up."""
     counts = {table: np.zeros(1 << table_bits(table), np.int64) for table in layout.tables}
@@ -114,7 +115,7 @@ def _stack(layout: Layout) -> Stack:
 
 
 class _Stored:
-    """A level in memory: children of the gates that a sumcheck runs over. An odd last fraction gets the neutral 0 / 1 beside it."""
+    """A level in memory: children of a sumcheck's gates. An odd last fraction gets the neutral 0 / 1 beside it."""
 
     def __init__(self, p: Array, q: Array) -> None:
         if len(p) % 2:

@@ -4,11 +4,12 @@ Softmax cross-entropy (committed: maximum m, distance d, exponential e, one-hot 
 
     m - Z'_o = d_o in [0, 2^16),  h_o a bit,  sum_o h_o = 1,  sum_o h_o d_o = 0             m is the maximum of Z'
     e_o = floor(2^16 exp(-d_o / 2^f))                                                     by lookup of the pair (d, e)
-    S = sum_o e_o,  2^g e_o = q_o S + rho_o,  rho_o >= 0,  sigma_o = S - 1 - rho_o >= 0   q_o = floor(2^g e_o / S)
+    S_o = sum of all e,  2^g e_o = q_o S_o + rho_o,  rho_o >= 0,  sigma_o = S_o - 1 - rho_o >= 0
 
-and the gradient is q_o - 2^g y_o. The square loss has no relation of its own: its gradient is (Z' - Y) 2^(g-f). In the first
-segment start weights are recomposed from their range-checked limbs, and targets of cross-entropy are one-hot. Each claim
-below is weighed with fresh random vectors over valid entries. Error: (claims + n) / |F|."""
+and the gradient is q_o - 2^g y_o. S, one number a sample, stands beside each class: products join blocks of one shape. The
+square loss has no relation of its own: its gradient is (Z' - Y) 2^(g-f). In the first segment start weights are recomposed
+from their range-checked limbs, and targets of cross-entropy are one-hot. Each claim below is weighed with fresh random vectors
+over valid entries. Error: (claims + n) / |F|."""
 
 from __future__ import annotations
 
@@ -51,10 +52,10 @@ def loss_claims(layout: Layout, channel: Channel) -> list[Claim]:
     at_maximum = claim()
     at_maximum.add_product(named["h"], Form(0, ((1, "h"),)), Form(0, ((1, "d"),)), 1, every, samples)
 
-    _, samples = weights()
+    units, samples = weights()
     total = claim()
-    total.add_block(named["e"], 1, every, samples)
-    total.add_block(named["s"], -1, field.full(1, 1), samples)
+    total.add_block(named["e"], field.total(units), every, samples)
+    total.add_block(named["s"], -1, units, samples)
 
     units, samples = weights()
     division = claim()
@@ -64,7 +65,7 @@ def loss_claims(layout: Layout, channel: Channel) -> list[Claim]:
 
     units, samples = weights()
     below = claim(field.total(units) * field.total(samples))
-    below.add_block(named["s"], 1, field.from_ints([field.total(units)]), samples)
+    below.add_block(named["s"], 1, units, samples)
     _two_limbs(below, layout, "rho", -1, units, samples)
     _two_limbs(below, layout, "sigma", -1, units, samples)
     return [bit, one_hot, at_maximum, total, division, below]

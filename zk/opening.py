@@ -56,15 +56,18 @@ def load(path: Path) -> Opening:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{path} is not a zkaudit opening: it cannot be parsed") from None
-    if 48 * len(blindings) != len(commitment) or any(x >= MODULUS for x in blindings):
+    if 48 * len(scalars) != 32 * len(commitment) or any(x >= MODULUS for x in blindings):
         raise BadInput(f"{path} is not a zkaudit opening: its rows and blindings do not match")
     return Opening(columns, commitment, field.from_ints(blindings))
 
 
 def load_or_commit(path: Path, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int, blinder: Blinder) -> Opening:
-    """The opening stored at `path`; a fresh commitment, stored there, if there is none."""
+    """The opening stored at `path`, which must open `tables`; a fresh commitment, stored there, if there is none."""
     if path.exists():
-        return load(path)
+        opening = load(path)
+        if not _opens(opening, blocks, tables, columns):
+            raise BadInput(f"{path} does not open what the run holds now: its data or weights were changed since")
+        return opening
     points, blindings = hyrax.commit(blocks, tables, columns, blinder)
     opening = Opening(columns, curve.compress(points), blindings)
     opening.save(path)
@@ -104,9 +107,14 @@ def check_model(proof_path: Path, model_path: Path, opening_path: Path) -> None:
     blocks = layout.end if which == "end" else layout.start
     weights = _read_model(model_path, which, statement.widths, statement.weight_bits)
     tables = weight_tables(layout, which, weights)
-    points = hyrax.commit_with(blocks, tables, statement.columns, opening.blindings)
-    if curve.compress(points) != opening.commitment:
+    if not _opens(opening, blocks, tables, statement.columns):
         raise InvalidProof(f"{model_path} does not hold the {which} weights that the proof commits to")
+
+
+def _opens(opening: Opening, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int) -> bool:
+    if opening.columns != columns or len(opening.blindings) != hyrax.rows(blocks, columns):
+        return False
+    return curve.compress(hyrax.commit_with(blocks, tables, columns, opening.blindings)) == opening.commitment
 
 
 def _read_model(path: Path, which: str, widths: tuple[int, ...], weight_bits: int) -> list[Any]:

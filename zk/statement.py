@@ -138,6 +138,8 @@ def check(s: Statement) -> None:
             raise BadInput(f"statement field '{name}' must be a short string")
         if length is not None and (len(text) != length or any(c not in "0123456789abcdef" for c in text)):
             raise BadInput(f"statement field '{name}' must be {length} hexadecimal digits")
+    if any("\ud800" <= character <= "\udfff" for character in s.seed):
+        raise BadInput("statement field 'seed' holds a lone surrogate, which no text file can")
     if s.loss not in LOSSES:
         raise BadInput(f"statement field 'loss' is {s.loss!r}; known are {', '.join(LOSSES)}")
     if s.gradient_bits < s.activation_bits or s.update_bits < 0:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zkaudit.zk.errors import BadInput
+from zkaudit.zk.statement import LOSSES
 
 Integers = NDArray[np.int64]
 
@@ -116,6 +117,8 @@ def read_trace(folder: Path) -> Trace:
     for name in ("loss", "seed"):
         if not isinstance(manifest.get(name), str):
             raise BadInput(f"{path}: '{name}' must be a string")
+    if manifest["loss"] not in LOSSES:
+        raise BadInput(f"{path}: 'loss' must be one of {', '.join(LOSSES)}")
     if len(manifest["learning_rate"]) != manifest["steps"] or len(manifest["widths"]) < 2:
         raise BadInput(f"{path}: 'learning_rate' must have one entry a step, 'widths' at least two")
     return Trace(folder, manifest)

@@ -164,7 +164,8 @@ def softmax_tables(z: Integers, quotient: Integers, rho: Integers, activation_bi
     exponential = exponential_table(activation_bits)[distance].astype(np.int64)
     total = exponential.sum(axis=0, keepdims=True)
     one_hot = (np.arange(len(z))[:, None] == distance.argmin(axis=0)).astype(np.int64)
-    tables = {"m": maximum + SIGN_OFFSET, "d": distance, "e": exponential, "h": one_hot, "s": total, "q": quotient}
+    tables = {"m": maximum + SIGN_OFFSET, "d": distance, "e": exponential, "h": one_hot, "q": quotient}
+    tables["s"] = np.repeat(total, len(z), axis=0)
     return tables | _limbs("rho.", rho, [LIMB, LIMB]) | _limbs("sigma.", total - 1 - rho, [LIMB, LIMB])
 
 
