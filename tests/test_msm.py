@@ -33,7 +33,7 @@ def row_sums(matrix: np.ndarray) -> list[int]:
 @given(matrices())
 @settings(max_examples=60)
 def test_rows_are_sums_of_multiples(matrix: np.ndarray) -> None:
-    assert curve.equal(multiples(row_sums(matrix)), curve.msm_rows(matrix, POINTS))
+    assert curve.equal(multiples(row_sums(matrix)), curve.msm_rows([matrix], POINTS))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,12 +42,20 @@ def test_rows_of_random_full_range_numbers(kind: str, shape: tuple[int, int]) ->
     low, high = KINDS[kind]
     rng = np.random.default_rng(1)
     matrix = rng.integers(low, high, shape, dtype=kind)
-    assert curve.equal(multiples(row_sums(matrix)), curve.msm_rows(matrix, POINTS))
+    assert curve.equal(multiples(row_sums(matrix)), curve.msm_rows([matrix], POINTS))
 
 
 def test_rows_of_extreme_numbers() -> None:
     matrix = np.array([[-(2**63), 2**63 - 1, 0, 1, -1], [0] * 5, [1] * 5, [-1] * 5], np.int64)
-    assert curve.equal(multiples(row_sums(matrix)), curve.msm_rows(matrix, POINTS))
+    assert curve.equal(multiples(row_sums(matrix)), curve.msm_rows([matrix], POINTS))
+
+
+def test_rows_of_several_matrices_come_in_order() -> None:
+    rng = np.random.default_rng(4)
+    shapes: list[tuple[str, int, int, int]] = [("uint16", 30, 70, 1 << 16), ("uint8", 1, 3, 2), ("int64", 9, 64, 1 << 40)]
+    tables = [rng.integers(0, high, (rows, columns)).astype(kind) for kind, rows, columns, high in shapes]
+    expected = [x for table in tables for x in row_sums(table)]
+    assert curve.equal(multiples(expected), curve.msm_rows(tables, POINTS))
 
 
 def test_rows_over_equal_and_opposite_points() -> None:
@@ -56,12 +64,12 @@ def test_rows_over_equal_and_opposite_points() -> None:
     matrix = np.ones((3, 70), np.uint8)
     matrix[1, 40:] = 7
     expected = [30, 120 - 30 * 21, 30]
-    assert curve.equal(multiples([x % MODULUS for x in expected]), curve.msm_rows(matrix, points))
+    assert curve.equal(multiples([x % MODULUS for x in expected]), curve.msm_rows([matrix], points))
 
 
 def test_rows_over_the_identity() -> None:
     points = multiples([0, 5, 0])
-    assert curve.equal(multiples([35]), curve.msm_rows(np.array([[9, 7, 255]], np.uint8), points))
+    assert curve.equal(multiples([35]), curve.msm_rows([np.array([[9, 7, 255]], np.uint8)], points))
 
 
 @pytest.mark.slow
@@ -70,7 +78,7 @@ def test_wide_rows_of_sixteen_bits_agree_with_the_full_width_sum() -> None:
     points = curve.generators(b"test", 3000)
     matrix = rng.integers(0, 1 << 16, (20, 3000)).astype(np.uint16)
     full = [curve.msm(field.from_small(row), points) for row in matrix]
-    assert curve.equal(np.concatenate(full), curve.msm_rows(matrix, points))
+    assert curve.equal(np.concatenate(full), curve.msm_rows([matrix], points))
 
 
 @given(st.lists(scalars, max_size=70))
@@ -99,7 +107,7 @@ def test_results_do_not_depend_on_threads() -> None:
     results = []
     for threads in (1, 2):
         curve.set_threads(threads)
-        results.append((curve.msm_rows(matrix, POINTS), curve.msm(field.powers(9, 70), POINTS), curve.generators(b"t", 99)))
+        results.append((curve.msm_rows([matrix], POINTS), curve.msm(field.powers(9, 70), POINTS), curve.generators(b"t", 99)))
     curve.set_threads(before)
     for one, other in zip(*results, strict=True):
         assert curve.equal(one, other)
@@ -107,4 +115,4 @@ def test_results_do_not_depend_on_threads() -> None:
 
 def test_too_few_points_are_named() -> None:
     with pytest.raises(ValueError, match="points: need 71"):
-        curve.msm_rows(np.zeros((1, 71), np.uint8), POINTS)
+        curve.msm_rows([np.zeros((1, 71), np.uint8)], POINTS)

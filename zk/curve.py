@@ -143,14 +143,18 @@ def msm(scalars: Array, points: Points) -> Points:
     return out
 
 
-def msm_rows(matrix: Small, points: Points) -> Points:
-    """Row r's sum of matrix[r, c] * points[c]: ``(rows, columns)`` small integers and at least `columns` points."""
-    check_small("matrix", matrix, (None, None))
+def msm_rows(matrices: Sequence[Small], points: Points) -> Points:
+    """For each row r of each matrix, in order, the sum of matrix[r, c] * points[c]: ``(rows, columns)`` small integers.
+
+    Rows of all matrices share tables of sums of points, so many at once cost less than one at a time.
+    """
     _check_points("points", points)
-    if matrix.shape[1] > len(points):
-        raise ValueError(f"points: need {matrix.shape[1]} points for the matrix's columns, got {len(points)}")
-    out = _empty(len(matrix))
-    curve_core.msm_rows(matrix, points, out)
+    for i, matrix in enumerate(matrices):
+        check_small(f"matrices[{i}]", matrix, (None, None))
+        if matrix.shape[1] > len(points):
+            raise ValueError(f"points: need {matrix.shape[1]} points for the matrix's columns, got {len(points)}")
+    out = _empty(sum(len(matrix) for matrix in matrices))
+    curve_core.msm_rows(matrices, points, out)
     return out
 
 

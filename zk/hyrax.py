@@ -40,8 +40,8 @@ def commit(blocks: Sequence[Block], tables: Mapping[str, Any], columns: int, bli
 def commit_with(blocks: Sequence[Block], tables: Mapping[str, Any], columns: int, blindings: Array) -> Points:
     """Row commitments under given blindings: how a recipient checks an opened table."""
     generators = pedersen.columns(1 << columns)
-    plain = [curve.msm_rows(_matrix(block, tables, columns), generators) for block in blocks]
-    return curve.add(np.concatenate(plain), curve.fixed_base(pedersen.blinding(), blindings))
+    plain = curve.msm_rows([_matrix(block, tables, columns) for block in blocks], generators)
+    return curve.add(plain, curve.fixed_base(pedersen.blinding(), blindings))
 
 
 def row_weights(blocks: Sequence[Block], weights: Sequence[int], point: Sequence[int], columns: int) -> Array:

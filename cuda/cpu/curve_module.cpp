@@ -7,6 +7,8 @@
 #include "point_codec.hpp"
 #include "row_sums.hpp"
 
+#include <nanobind/stl/vector.h>
+
 #if !defined(ZK_MODULE)
 #define ZK_MODULE _curve
 #endif
@@ -70,10 +72,14 @@ static void fixed_base(const Input& point, const Input& scalars, const Output& o
     FixedBase(*points(point), count(scalars)).multiply(elements(scalars), count(scalars), points(out));
 }
 
-static void msm_rows(const Small& matrix, const Input& bases, const Output& out) {
-    with_small(matrix.data(), kind_of(matrix), [&]<class T>(const T* data) {
-        RowSums<T>{data, static_cast<int64_t>(matrix.shape(0)), static_cast<int64_t>(matrix.shape(1)), points(bases), points(out)}.run();
-    });
+static void msm_rows(const std::vector<Small>& matrices, const Input& bases, const Output& out) {
+    std::vector<SmallRow> rows;
+    for (const Small& matrix : matrices) {
+        const SmallKind kind = kind_of(matrix);
+        const int64_t columns = static_cast<int64_t>(matrix.shape(1)), stride = columns * static_cast<int64_t>(matrix.itemsize());
+        for (int64_t r = 0; r < static_cast<int64_t>(matrix.shape(0)); ++r) rows.push_back({static_cast<const char*>(matrix.data()) + r * stride, kind, columns});
+    }
+    RowSums(rows, points(bases), points(out)).run();
 }
 
 /// Points of n messages; message(i, put) passes bytes [begin, end) of message i. `maps` is 1 (encoding) or 2 (hashing).

@@ -7,9 +7,17 @@
 // Integers are read in two's complement: plane `bits` holds the signs and weighs -2^bits.
 #pragma once
 
+#include "arrays.hpp"
 #include "pippenger.hpp"
 
 namespace zkaudit {
+
+/// A row of small integers of some type.
+struct SmallRow {
+    const void* data;
+    SmallKind kind;
+    int64_t columns;
+};
 
 /// What a row needs.
 struct RowShape {
@@ -29,20 +37,19 @@ struct RowShape {
     }
 };
 
-template <class T>
-struct RowSums {
-    const T* matrix;
-    int64_t rows, columns;
-    const Point* points;
-    Point* out;
-
-    RowSums(const T* matrix, int64_t rows, int64_t columns, const Point* points, Point* out)
-        : matrix(matrix), rows(rows), columns(columns), points(points), out(out) {}
+class RowSums {
+public:
+    RowSums(const std::vector<SmallRow>& matrix, const Point* points, Point* out)
+        : matrix(matrix), rows(static_cast<int64_t>(matrix.size())), points(points), out(out) {
+        for (const SmallRow& row : matrix) columns = std::max(columns, row.columns);
+    }
 
     void run() {
         shapes.resize(rows);
         for_jobs((rows + 15) / 16, rows * columns, [&](int64_t job) {
-            for (int64_t r = job * 16; r < std::min(rows, job * 16 + 16); ++r) shapes[r] = shape_of(matrix + r * columns);
+            for (int64_t r = job * 16; r < std::min(rows, job * 16 + 16); ++r) {
+                with_small(matrix[r].data, matrix[r].kind, [&](const auto* row) { shapes[r] = shape_of(row, matrix[r].columns); });
+            }
         });
         sums.assign(rows, Projective<Base>::identity());
         split();
@@ -60,11 +67,16 @@ private:
     static constexpr int64_t table_points = 1 << 15;    // packed table entries held at a time: 4 MiB
     static constexpr int64_t block_planes = PairAdder::capacity;
 
+    const std::vector<SmallRow>& matrix;
+    int64_t rows, columns = 0;  // columns: of the longest row
+    const Point* points;
+    Point* out;
     std::vector<RowShape> shapes;
     std::vector<Projective<Base>> sums;
     std::vector<int64_t> dense, sparse;  // rows of either method
     int group = 1;
 
+    template <class T>
     static RowShape shape_of(const T* row, int64_t columns) {
         RowShape shape;
         uint64_t any = 0;
@@ -81,23 +93,28 @@ private:
         return shape;
     }
 
-    RowShape shape_of(const T* row) const { return shape_of(row, columns); }
+    template <class T>
+    static uint64_t word(T x) {
+        return static_cast<uint64_t>(static_cast<int64_t>(x));
+    }
 
-    static uint64_t word(T x) { return static_cast<uint64_t>(static_cast<int64_t>(x)); }
-    static bool is_negative(T x) { return x < static_cast<T>(0); }
+    template <class T>
+    static bool is_negative(T x) {
+        return x < static_cast<T>(0);
+    }
 
     /// The group size that costs least for these rows, tables included, then each row to its cheaper method.
     void split() {
         int64_t best = INT64_MAX;
         for (int g = 1; g <= largest_group; ++g) {
-            const int64_t groups = (columns + g - 1) / g;
-            int64_t cost = groups << g, buckets = 0;
+            int64_t cost = ((columns + g - 1) / g) << g, buckets = 0;
             std::vector<int64_t> by_table, by_buckets;
             for (int64_t r = 0; r < rows; ++r) {
                 const RowShape& shape = shapes[r];
                 if (shape.nonzeros == 0) continue;
-                const bool table = shape.table_cost(groups) < shape.bucket_cost();
-                cost += table ? shape.table_cost(groups) : shape.bucket_cost();
+                const int64_t by_entries = shape.table_cost((matrix[r].columns + g - 1) / g);
+                const bool table = by_entries < shape.bucket_cost();
+                cost += table ? by_entries : shape.bucket_cost();
                 buckets += shape.bucket_cost();
                 (table ? by_table : by_buckets).push_back(r);
             }
@@ -127,18 +144,21 @@ private:
                 const int bits = shape.bits + 1;  // the magnitude of -2^bits has one bit more
                 widths[i] = best_width(shape.nonzeros, bits);
                 windows[i] = digit_windows(bits, widths[i]);
-                digits[i].resize(windows[i] * columns);
-                for (int64_t j = 0; j < columns; ++j) {
-                    const T x = matrix[sparse[first + i] * columns + j];
-                    const uint64_t magnitude = is_negative(x) ? 0 - word(x) : word(x);
-                    signed_digits(&magnitude, 1, is_negative(x), widths[i], windows[i], &digits[i][j], columns);
-                }
+                const SmallRow& row = matrix[sparse[first + i]];
+                digits[i].resize(windows[i] * row.columns);
+                with_small(row.data, row.kind, [&](const auto* x) {
+                    for (int64_t j = 0; j < row.columns; ++j) {
+                        const uint64_t magnitude = is_negative(x[j]) ? 0 - word(x[j]) : word(x[j]);
+                        signed_digits(&magnitude, 1, is_negative(x[j]), widths[i], windows[i], &digits[i][j], row.columns);
+                    }
+                });
             });
             std::vector<DigitColumn> all;
             std::vector<size_t> begins;
             for (size_t i = 0; i < count; ++i) {
                 begins.push_back(all.size());
-                for (int k = 0; k < windows[i]; ++k) all.push_back({&digits[i][k * columns], columns, widths[i]});
+                const int64_t length = matrix[sparse[first + i]].columns;
+                for (int k = 0; k < windows[i]; ++k) all.push_back({&digits[i][k * length], length, widths[i]});
             }
             std::vector<Projective<Base>> parts;
             sum_columns(both, all, parts);
@@ -173,7 +193,11 @@ private:
             for_jobs(static_cast<int64_t>(blocks.size()) - 1, planes * point_work, [&](int64_t b) {
                 PairAdder adder;
                 for (int64_t t = 0; t < here; ++t) {
-                    for (size_t i = blocks[b]; i < blocks[b + 1]; ++i) add_entries(adder, dense[i], (g + t) * group, &tables[t << group], &accumulators[begins[i - first]]);
+                    for (size_t i = blocks[b]; i < blocks[b + 1]; ++i) {
+                        with_small(matrix[dense[i]].data, matrix[dense[i]].kind, [&](const auto* row) {
+                            add_entries(adder, row, dense[i], (g + t) * group, &tables[t << group], &accumulators[begins[i - first]]);
+                        });
+                    }
                     adder.flush();
                 }
             });
@@ -204,12 +228,12 @@ private:
     }
 
     /// planes[k] += the entry that bit k of the row's integers in [begin, begin + group) picks.
-    void add_entries(PairAdder& adder, int64_t row, int64_t begin, const PackedPoint* table, PackedPoint* planes) const {
-        const int count = static_cast<int>(std::min<int64_t>(group, columns - begin)), used = shapes[row].planes();
-        const T* x = matrix + row * columns + begin;
+    template <class T>
+    void add_entries(PairAdder& adder, const T* data, int64_t row, int64_t begin, const PackedPoint* table, PackedPoint* planes) const {
+        const int count = static_cast<int>(std::min<int64_t>(group, matrix[row].columns - begin)), used = shapes[row].planes();
         uint16_t entry[64] = {};
         for (int j = 0; j < count; ++j) {
-            const uint64_t bits = word(x[j]);
+            const uint64_t bits = word(data[begin + j]);
             for (int k = 0; k < used; ++k) entry[k] = static_cast<uint16_t>(entry[k] | ((bits >> k) & 1) << j);
         }
         for (int k = 0; k < used; ++k) {
