@@ -58,6 +58,18 @@ def test_rows_of_several_matrices_come_in_order() -> None:
     assert curve.equal(multiples(expected), curve.msm_rows(tables, POINTS))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("offset", [0, 1 << 7, 1 << 15, 255 - 20])
+def test_rows_of_small_signed_numbers_around_an_offset(kind: str, offset: int) -> None:
+    """Their upper bits are equal or opposite throughout a row."""
+    low, high = KINDS[kind]
+    rng = np.random.default_rng(5)
+    around = rng.integers(-20, 20, (40, 70)) + offset
+    around[0], around[1] = offset, offset + 7
+    matrix = around.astype(kind)  # modulo 2^bits where they do not fit
+    assert curve.equal(multiples(row_sums(matrix)), curve.msm_rows([matrix], POINTS))
+
+
 def test_rows_over_equal_and_opposite_points() -> None:
     """Additions that double or cancel inside a bucket."""
     points = multiples([3] * 40 + [MODULUS - 3] * 30)

@@ -4,10 +4,14 @@
 // group's integers is one entry, added to plane k of the row; planes are then joined by doubling. A row of b-bit integers costs
 // b / g sums an integer, and a whole table is paid for once. The sums of one group are all independent, so batches are long.
 // Sparse rows and few rows go through buckets (pippenger.hpp).
-// Integers are read in two's complement: plane `bits` holds the signs and weighs -2^bits.
+// Integers are read in two's complement: plane `bits` holds the signs and weighs -2^bits. Where all integers of a row have two
+// neighbouring bits equal, or all have them opposite, as the upper bits of small signed numbers are, one plane serves for both.
 #pragma once
 
+#include <map>
+
 #include "arrays.hpp"
+#include "bit_planes.hpp"
 #include "pippenger.hpp"
 
 namespace zkaudit {
@@ -24,12 +28,17 @@ struct RowShape {
     int bits = 0;            // -2^bits <= x < 2^bits for all of its integers
     bool negative = false;   // some are
     int64_t nonzeros = 0;
-    int64_t ones = 0;        // bits set, in two's complement of bits + 1 bits
+    int64_t ones = 0;        // bits set in the kept planes
+    uint64_t same = 0, opposite = 0;  // planes that equal the one above, or are its complement; above the top one all is zero
 
     int planes() const { return bits + negative; }
+    uint64_t mask() const { return planes() == 64 ? ~uint64_t{0} : (uint64_t{1} << planes()) - 1; }
+
+    /// Planes that do not follow from others.
+    uint64_t kept() const { return mask() & ~(same | opposite); }
 
     /// Sums that the table method does, at most.
-    int64_t table_cost(int64_t groups) const { return std::min(ones, groups * planes()); }
+    int64_t table_cost(int64_t groups) const { return std::min<int64_t>(ones, groups * __builtin_popcountll(kept())); }
 
     int64_t bucket_cost() const {
         const int width = best_width(nonzeros, bits);
@@ -74,6 +83,7 @@ private:
     std::vector<RowShape> shapes;
     std::vector<Projective<Base>> sums;
     std::vector<int64_t> dense, sparse;  // rows of either method
+    std::map<int64_t, PackedPoint> wholes;  // number of points -> their sum
     int group = 1;
 
     template <class T>
@@ -81,21 +91,23 @@ private:
         RowShape shape;
         uint64_t any = 0;
         for (int64_t i = 0; i < columns; ++i) {
-            const uint64_t x = word(row[i]);
+            const uint64_t x = two_complement(row[i]);
             const uint64_t sign = is_negative(row[i]) ? ~uint64_t{0} : 0;
             any |= x ^ sign;
             shape.negative |= sign != 0;
             shape.nonzeros += x != 0;
         }
         shape.bits = any == 0 ? 0 : 64 - __builtin_clzll(any);
-        const uint64_t mask = shape.planes() == 64 ? ~uint64_t{0} : (uint64_t{1} << shape.planes()) - 1;
-        for (int64_t i = 0; i < columns; ++i) shape.ones += __builtin_popcountll(word(row[i]) & mask);
+        uint64_t differ = 0, all_differ = ~uint64_t{0};
+        for (int64_t i = 0; i < columns; ++i) {
+            const uint64_t bits = two_complement(row[i]) & shape.mask();
+            differ |= bits ^ (bits >> 1);
+            all_differ &= bits ^ (bits >> 1);
+        }
+        shape.same = ~differ;
+        shape.opposite = all_differ;
+        for (int64_t i = 0; i < columns; ++i) shape.ones += __builtin_popcountll(two_complement(row[i]) & shape.kept());
         return shape;
-    }
-
-    template <class T>
-    static uint64_t word(T x) {
-        return static_cast<uint64_t>(static_cast<int64_t>(x));
     }
 
     template <class T>
@@ -148,7 +160,7 @@ private:
                 digits[i].resize(windows[i] * row.columns);
                 with_small(row.data, row.kind, [&](const auto* x) {
                     for (int64_t j = 0; j < row.columns; ++j) {
-                        const uint64_t magnitude = is_negative(x[j]) ? 0 - word(x[j]) : word(x[j]);
+                        const uint64_t magnitude = is_negative(x[j]) ? 0 - two_complement(x[j]) : two_complement(x[j]);
                         signed_digits(&magnitude, 1, is_negative(x[j]), widths[i], windows[i], &digits[i][j], row.columns);
                     }
                 });
@@ -170,16 +182,15 @@ private:
 
     /// dense[first..] as far as their planes fit in memory; returns where it stopped.
     size_t sum_by_tables(size_t first) {
-        std::vector<int64_t> begins;  // of each row's planes
-        int64_t planes = 0;
+        std::vector<int64_t> begins{0};  // of each row's planes
         size_t end = first;
-        for (; end < dense.size() && (end == first || planes + shapes[dense[end]].planes() <= most_planes); ++end) {
-            begins.push_back(planes);
-            planes += shapes[dense[end]].planes();
+        for (; end < dense.size() && (end == first || begins.back() + kept_planes(dense[end]) <= most_planes); ++end) {
+            begins.push_back(begins.back() + kept_planes(dense[end]));
         }
+        const int64_t planes = begins.back();
         std::vector<size_t> blocks{first};  // rows whose planes one batch takes
         for (size_t i = first; i < end; ++i) {
-            if (begins[i - first] + shapes[dense[i]].planes() - begins[blocks.back() - first] > block_planes) blocks.push_back(i);
+            if (begins[i + 1 - first] - begins[blocks.back() - first] > block_planes) blocks.push_back(i);
         }
         blocks.push_back(end);
 
@@ -201,6 +212,10 @@ private:
                     adder.flush();
                 }
             });
+        }
+        for (size_t i = first; i < end; ++i) {
+            const int64_t length = matrix[dense[i]].columns;
+            if (shapes[dense[i]].opposite != 0 && wholes.count(length) == 0) wholes[length] = sum_of_points(length);
         }
         const int64_t count = static_cast<int64_t>(end - first);
         for_jobs((count + lane_points - 1) / lane_points, count * point_work, [&](int64_t lane) {
@@ -227,18 +242,41 @@ private:
         adder.flush();
     }
 
-    /// planes[k] += the entry that bit k of the row's integers in [begin, begin + group) picks.
+    int64_t kept_planes(int64_t row) const { return __builtin_popcountll(shapes[row].kept()); }
+
+    /// planes[i] += the entry that the row's integers in [begin, begin + group) pick by their bits in its kept plane i.
     template <class T>
     void add_entries(PairAdder& adder, const T* data, int64_t row, int64_t begin, const PackedPoint* table, PackedPoint* planes) const {
-        const int count = static_cast<int>(std::min<int64_t>(group, matrix[row].columns - begin)), used = shapes[row].planes();
-        uint16_t entry[64] = {};
-        for (int j = 0; j < count; ++j) {
-            const uint64_t bits = word(data[begin + j]);
-            for (int k = 0; k < used; ++k) entry[k] = static_cast<uint16_t>(entry[k] | ((bits >> k) & 1) << j);
+        const int count = static_cast<int>(std::min<int64_t>(group, matrix[row].columns - begin));
+        if (count <= 0) return;
+        uint8_t kept[most_planes_of_a_row];
+        uint16_t entry[most_planes_of_a_row];
+        int used = 0;
+        for (uint64_t left = shapes[row].kept(); left != 0; left &= left - 1) kept[used++] = static_cast<uint8_t>(__builtin_ctzll(left));
+        bit_planes(data + begin, count, kept, used, entry);
+        for (int i = 0; i < used; ++i) {
+            if (entry[i] != 0) adder.push(&planes[i], &planes[i], &table[entry[i]]);
         }
-        for (int k = 0; k < used; ++k) {
-            if (entry[k] != 0) adder.push(&planes[k], &planes[k], &table[entry[k]]);
+    }
+
+    /// The sum of the first points: what a plane and its complement add up to.
+    PackedPoint sum_of_points(int64_t count) const {
+        LanePoint total = LanePoint::identity();
+        for (int64_t i = 0; i < count; i += lane_points) {
+            Point lane[lane_points] = {};
+            std::copy(points + i, points + std::min(count, i + lane_points), lane);
+            total = total.plus(load_x(lane, lane_points), load_y(lane, lane_points));
         }
+        Projective<Base> sum = Projective<Base>::identity();
+        for (int i = 0; i < lane_points; ++i) sum = sum + element(total, i);
+        Point out;
+        make_affine(&sum, 1, &out);
+        return packed(&out, 1)[0];
+    }
+
+    static BaseLane signed_y(const Packed<BaseLane>* const* from, Mask negative) {
+        const BaseLane y = gather<BaseLane>(from, 1);
+        return select(negative & ~zeros(y), -y, y);
     }
 
     /// The rows' sums from their planes, a lane of rows at a time.
@@ -246,17 +284,40 @@ private:
         const PackedPoint identity{};
         int most = 0;
         for (int i = 0; i < count; ++i) most = std::max(most, shapes[row[i]].planes());
+        const PackedPoint *plane[lane_points], *all[lane_points];  // the plane that stands for the current one; all points' sum
+        int64_t next[lane_points];
+        Mask complement = 0;
+        for (int i = 0; i < lane_points; ++i) {
+            plane[i] = &identity;
+            const auto found = i < count ? wholes.find(matrix[row[i]].columns) : wholes.end();
+            all[i] = found == wholes.end() ? &identity : &found->second;
+            next[i] = i < count ? begins[i + 1] : 0;
+        }
         LanePoint total = LanePoint::identity();
         for (int k = most - 1; k >= 0; --k) {
-            const Packed<BaseLane>* from[lane_points];
-            Mask signs = 0;
+            const Packed<BaseLane> *from[lane_points], *rest[lane_points];
+            Mask signs = 0, rest_signs = 0, complemented = 0;
             for (int i = 0; i < lane_points; ++i) {
-                const bool real = i < count && k < shapes[row[i]].planes();
-                from[i] = real ? &accumulators[begins[i] + k].x : &identity.x;
-                if (real && shapes[row[i]].negative && k == shapes[row[i]].bits) signs |= Mask{1} << i;
+                from[i] = rest[i] = &identity.x;
+                if (i >= count || k >= shapes[row[i]].planes()) continue;
+                const RowShape& shape = shapes[row[i]];
+                const Mask bit = Mask{1} << i;
+                if ((shape.kept() >> k) & 1) {
+                    plane[i] = &accumulators[--next[i]];
+                    complement &= ~bit;
+                } else if ((shape.opposite >> k) & 1) {
+                    complement ^= bit;
+                }
+                from[i] = &plane[i]->x;
+                const bool sign = shape.negative && k == shape.bits;
+                if (sign != ((complement & bit) != 0)) signs |= bit;
+                if ((complement & bit) == 0) continue;
+                complemented |= bit;
+                rest[i] = &all[i]->x;
+                if (sign) rest_signs |= bit;
             }
-            const BaseLane y = gather<BaseLane>(from, 1);
-            total = total.doubled().plus(gather<BaseLane>(from, 0), select(signs & ~zeros(y), -y, y));
+            total = total.doubled().plus(gather<BaseLane>(from, 0), signed_y(from, signs));
+            if (complemented != 0) total = total.plus(gather<BaseLane>(rest, 0), signed_y(rest, rest_signs));
         }
         for (int i = 0; i < count; ++i) sums[row[i]] = element(total, i);
     }
