@@ -187,8 +187,8 @@ def product_sum(
     left: Form, parts: Sequence[WeightedProduct], shape: tuple[int, int], tables: Mapping[str, Any]
 ) -> sumcheck.Sum:
     """The sum as it is made fastest; with tables written out where they are small or their integers are not."""
-    forms = [left, *(part.right for part in parts)]
-    if shape[0] >= LEAST_HIGHS and shape[1] >= LEAST_LOWS and all(_is_narrow(form, tables) for form in forms):
+    narrow = _is_narrow(left, tables, 1) and all(_is_narrow(part.right, tables, 2) for part in parts)
+    if shape[0] >= LEAST_HIGHS and shape[1] >= LEAST_LOWS and narrow:
         return ProductSum(left, parts, tables)
     written, terms = [_written(left, shape, tables)], []
     for part in parts:
@@ -212,18 +212,19 @@ def _written(form: Form, shape: tuple[int, int], tables: Mapping[str, Any]) -> A
     return field.affine(form.constant, [(c, np.ascontiguousarray(tables[name]).reshape(-1)) for c, name in form.terms], size)
 
 
-def _is_narrow(form: Form, tables: Mapping[str, Any]) -> bool:
-    """Whether the form is a small constant plus or minus one table of 8 or 16 bits."""
+def _is_narrow(form: Form, tables: Mapping[str, Any], most_bytes: int) -> bool:
+    """Whether the form is a small constant plus or minus one table of so many bytes an entry."""
     if len(form.terms) != 1 or form.terms[0][0] not in (1, -1) or abs(form.constant) > 1 << 16:
         return False
-    return tables[form.terms[0][1]].dtype in (np.uint8, np.uint16)
+    kind: np.dtype[Any] = tables[form.terms[0][1]].dtype
+    return kind.kind == "u" and kind.itemsize <= most_bytes
 
 
 def _ternary(left: Form, part: WeightedProduct, tables: Mapping[str, Any]) -> Array:
     """The 27 sums over highs for each weight: (3, 3, 3, weights, groups, 4)."""
     (left_scale, left_name), (right_scale, right_name) = left.terms[0], part.right.terms[0]
     highs = _scaled_highs(part)
-    a, b = np.ascontiguousarray(tables[left_name]), np.ascontiguousarray(tables[right_name])
+    a, b = np.ascontiguousarray(tables[left_name]), np.ascontiguousarray(tables[right_name], np.uint16)
     out = empty(27, len(highs), a.shape[1] // 8, 4)
     core.ternary_sums(a, left_scale, left.constant, b, right_scale, part.right.constant, highs, len(highs), out)
     return out.reshape(3, 3, 3, len(highs), -1, 4)

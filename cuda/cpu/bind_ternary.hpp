@@ -6,33 +6,22 @@
 
 namespace zkaudit {
 
-/// body(pointer) for integers of 8 or 16 bits.
-template <class Body>
-void with_narrow(const Small& small, const Body& body) {
-    if (kind_of(small) == SmallKind::u8) return body(static_cast<const uint8_t*>(small.data()));
-    if (kind_of(small) == SmallKind::u16) return body(static_cast<const uint16_t*>(small.data()));
-    throw nb::value_error("integers must be uint8 or uint16");
-}
-
-/// The forms are scale x + offset, scale 1 or -1 and offset below 2^16 in size.
+/// The forms are scale x + offset, scale 1 or -1 and offset below 2^16 in size; left has 8 bits, right 16.
 inline void ternary_sums(const Small& left, int64_t left_scale, int64_t left_offset, const Small& right, int64_t right_scale,
                          int64_t right_offset, const Input& weights, int64_t weight_count, const Output& out) {
     const int64_t highs = count(weights) / weight_count, lows = static_cast<int64_t>(left.size()) / highs, groups = lows / 8;
     std::vector<Scalar> corrections(weight_count);
-    with_narrow(left, [&]<class T>(const T* a) {
-        with_narrow(right, [&]<class U>(const U* b) {
-            using Kernel = TernarySums<T, U>;
-            const std::vector<Scalar> lifted_weights = all_lifted<Kernel::digits>(elements(weights), count(weights));
-            for (int64_t k = 0; k < weight_count; ++k) {
-                corrections[k] = Scalar::from_u64(Kernel::bias) * total_of(elements(weights) + k * highs, highs);
-            }
-            const Kernel kernel{a, b, static_cast<uint64_t>(left_scale), static_cast<uint64_t>(left_offset), static_cast<uint64_t>(right_scale),
-                                static_cast<uint64_t>(right_offset), lifted_weights.data(), corrections.data(), elements(out), weight_count, highs, lows};
-            for_jobs(groups / lane_width<Lane>, highs * lows, [&](int64_t i) {
-                std::vector<typename Kernel::template Sum<Lane>> sums(ternary_points * weight_count);
-                kernel.template lane<Lane>(i * lane_width<Lane>, sums.data());
-            });
-        });
+    using Kernel = TernarySums<uint8_t, uint16_t>;
+    const std::vector<Scalar> lifted_weights = all_lifted<Kernel::digits>(elements(weights), count(weights));
+    for (int64_t k = 0; k < weight_count; ++k) {
+        corrections[k] = Scalar::from_u64(Kernel::bias) * total_of(elements(weights) + k * highs, highs);
+    }
+    const Kernel kernel{static_cast<const uint8_t*>(left.data()), static_cast<const uint16_t*>(right.data()),
+                        static_cast<uint64_t>(left_scale), static_cast<uint64_t>(left_offset), static_cast<uint64_t>(right_scale),
+                        static_cast<uint64_t>(right_offset), lifted_weights.data(), corrections.data(), elements(out), weight_count, highs, lows};
+    for_jobs(groups / lane_width<Lane>, highs * lows, [&](int64_t i) {
+        std::vector<Kernel::Sum<Lane>> sums(ternary_points * weight_count);
+        kernel.lane<Lane>(i * lane_width<Lane>, sums.data());
     });
 }
 
@@ -40,9 +29,12 @@ inline void ternary_sums(const Small& left, int64_t left_scale, int64_t left_off
 inline void fold_small(const Small& small, const Input& scale, const Input& offset, const Input& chi, const Output& out) {
     std::vector<Scalar> weights(8);
     for (int j = 0; j < 8; ++j) weights[j] = lifted<1>(*elements(scale) * elements(chi)[j]);
-    with_narrow(small, [&]<class T>(const T* values) {
-        for_ranges(count(out), FoldSmall<T>{values, weights.data(), *elements(offset), elements(out)});
-    });
+    const auto fold = [&](const auto* values) { for_ranges(count(out), FoldSmall{values, weights.data(), *elements(offset), elements(out)}); };
+    if (kind_of(small) == SmallKind::u8) {
+        fold(static_cast<const uint8_t*>(small.data()));
+    } else {
+        fold(static_cast<const uint16_t*>(small.data()));
+    }
 }
 
 inline void bind_ternary(nb::module_& m) {

@@ -1,15 +1,19 @@
 // The compiled field core: kernels on numpy arrays of field elements. It is built twice: for every machine, and with
 // ZK_MODULE=_field_ifma and the flags that make its lanes eight elements wide (parallel.hpp).
-#include "bind_leaves.hpp"
 #include "bind_small.hpp"
-#include "bind_sumcheck.hpp"
-#include "bind_ternary.hpp"
 #include "bind_vector.hpp"
 #include "memory.hpp"
 
 #if !defined(ZK_MODULE)
 #define ZK_MODULE _field
 #endif
+
+namespace zkaudit {
+
+/// field_rounds.cpp
+void bind_rounds(nb::module_& m);
+
+}  // namespace zkaudit
 
 /// Whether this CPU can run _field_ifma.
 static bool has_ifma() {
@@ -29,7 +33,5 @@ NB_MODULE(ZK_MODULE, m) {
     m.def("threads", [] { return zkaudit::thread_count(); });
     zkaudit::bind_vector(m);
     zkaudit::bind_small(m);
-    zkaudit::bind_sumcheck(m);
-    zkaudit::bind_leaves(m);
-    zkaudit::bind_ternary(m);
+    zkaudit::bind_rounds(m);
 }
