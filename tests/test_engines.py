@@ -232,7 +232,7 @@ def test_killed_main_process_takes_its_workers_along_and_goes_on(run: Path) -> N
     process = start(*command)
     first = run.parent / "out" / "segment-00000.zkp"
     wait_for(first.exists, process)
-    workers = children(process.pid)
+    workers = descendants(process.pid)
     process.kill()
     process.communicate()
     assert workers
@@ -244,15 +244,18 @@ def test_killed_main_process_takes_its_workers_along_and_goes_on(run: Path) -> N
 
 
 @pytest.mark.slow
-def test_control_c_stops_the_workers(run: Path) -> None:
+@pytest.mark.parametrize("where", ["local", "ray"])
+def test_control_c_stops_the_workers(where: str, run: Path) -> None:
     """To the whole foreground group, as a terminal sends it."""
-    command = [*ZKAUDIT, "prove", str(run), "--out", str(run.parent / "out"), "--segment-steps", "1", "--workers", "2"]
+    options = ["--segment-steps", "1", "--workers", "2", "--engine", where]
+    command = [*ZKAUDIT, "prove", str(run), "--out", str(run.parent / "out"), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
-    wait_for(lambda: len(children(process.pid)) == 2, process)
-    workers = children(process.pid)
+    wait_for((run.parent / "out" / "segment-00000.zkp").exists, process)
+    workers = descendants(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert (process.returncode, complaint) == (130, "zkaudit: stopped; run the same command again to go on\n")
+    assert len(workers) >= 2
     until_gone(workers)
 
 
@@ -264,12 +267,17 @@ def spoil(run: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def descendants(pid: int) -> list[int]:
+    try:
+        tasks = [task.read_text().split() for task in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it has ended meanwhile
+        return []
+    children = [int(child) for task in tasks for child in task]
+    return children + [found for child in children for found in descendants(child)]
 
 
 def until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.02)
