@@ -10,10 +10,10 @@ from reference_trainer import reference_run
 
 from zkaudit.zk import argument, channel, curve, hyrax
 from zkaudit.zk.argument import Phases
+from zkaudit.zk.engine.job import prove_segment
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.opening import Opening
 from zkaudit.zk.proof_file import ProofFile
-from zkaudit.zk.prover import prove_segment
 from zkaudit.zk.statement import Statement, batch_rows, check, derive_batch_seed, first_start_bound
 from zkaudit.zk.trace import Trace
 from zkaudit.zk.witness import Witness, data_tables, segment_witness, weight_tables

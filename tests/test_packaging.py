@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "sklearn", "scipy", "safetensors")
+HEAVY = ("torch", "sklearn", "scipy", "safetensors", "ray")
 BLOCK_HEAVY = f"""
 import sys
 class Blocker:

@@ -26,10 +26,26 @@ Tables = Mapping[str, Any]  # block name -> small integers of shape (highs, lows
 
 
 class Blinder:
-    """Uniform scalars from the operating system; from a seed in tests, where proofs must repeat byte for byte."""
+    """Uniform scalars from the operating system; from a seed in tests, where proofs must repeat byte for byte.
+
+    No blinding may serve twice: where two messages share one, a known multiple of it cancels and what they hide shows. Scalars
+    from the system never repeat, whatever process draws them, and a blinder without a seed carries nothing to another process
+    that could. A seeded one repeats on purpose, so it must not be made outside tests.
+    """
 
     def __init__(self, seed: bytes | None = None) -> None:
         self._seed, self._drawn = seed, 0
+
+    def child(self, label: str) -> Blinder:
+        """The blinder for one purpose, which can draw in another process and in any order.
+
+        With a seed it follows from seed and label alone, so one label must stand for one thing that is always blinded alike.
+        Without a seed it is as fresh as this one.
+        """
+        if self._seed is None:
+            return Blinder()
+        framed = len(self._seed).to_bytes(8, "little") + self._seed + label.encode()
+        return Blinder(shake_256(b"zkaudit blinder child" + framed).digest(32))
 
     def scalars(self, count: int) -> Array:
         """`count` fresh scalars, shape (count, 4)."""

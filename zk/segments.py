@@ -1,0 +1,129 @@
+"""Planning a run: the statement of every segment, before any of them is proved.
+
+Segments form a chain, but a statement names only commitments to the weights at its two ends, the digest of the statement before
+it and the bound that this one hands on: never a proof. So once the weights at every boundary are committed to, all statements
+are known, and their proofs can be made in any order and anywhere (engine/).
+
+The weights at a boundary are the last ones that the trace stores before it, and the updates since. Planning walks the trace
+forward and reads no step twice; a boundary at the end of a chunk, whose weights are stored, costs its commitment only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from zkaudit.zk.channel import Blinder
+from zkaudit.zk.errors import BadInput
+from zkaudit.zk.layout import Layout, choose_columns, padded
+from zkaudit.zk.opening import Opening, data_path, load, load_or_commit, weights_path
+from zkaudit.zk.statement import Statement, check, derive_batch_seed, end_bound, first_start_bound
+from zkaudit.zk.trace import Integers, Trace
+from zkaudit.zk.witness import data_tables, segment_witness, weight_tables
+
+LARGEST_SEGMENT = 1 << 27  # table entries; a segment takes some 70 bytes of memory an entry
+
+
+def first_statement(run: Path, trace: Trace, blinder: Blinder) -> Statement:
+    """The first segment's statement with all steps and no end yet; commits to data and start weights unless that is done.
+
+    The openings are kept in RUN/openings.
+    """
+    manifest = trace.manifest
+    carried = ("loss", "batch", "rows", "activation_bits", "gradient_bits", "weight_bits", "seed")
+    statement = Statement(
+        **{name: manifest[name] for name in carried}, widths=trace.widths, first_step=0, rates=tuple(manifest["learning_rate"]),
+        batch_seed="0" * 64, columns=8, segment=0, start_bound=1, previous="",
+    )  # fmt: skip
+    layout = Layout(replace(statement, rates=statement.rates[: _fitting_steps(statement)]))
+    statement = replace(statement, columns=choose_columns(layout.blocks), start_bound=first_start_bound(statement))
+    layout = Layout(statement)
+    check(replace(statement, rates=statement.rates[: _fitting_steps(statement)]))
+    (run / "openings").mkdir(mode=0o700, exist_ok=True)
+    tables = {**data_tables(trace, layout), **weight_tables(layout, "start", trace.state_before(0)[1])}
+    data = load_or_commit(data_path(run), layout.data, tables, statement.columns, blinder.child("data"))
+    start = load_or_commit(weights_path(run, 0), layout.start, tables, statement.columns, blinder.child("weights 0"))
+    statement = replace(statement, data=data.commitment, start=start.commitment)
+    return replace(statement, batch_seed=derive_batch_seed(statement))
+
+
+def plan(run: Path, trace: Trace, segment_steps: int | None, blinder: Blinder) -> list[Statement]:
+    """The statements of all segments, `segment_steps` steps each, by default as many as fit in memory.
+
+    Commits to the weights at every boundary, unless RUN/openings has them already. BadInput for what cannot be stated.
+    """
+    if segment_steps is not None and segment_steps < 1:
+        raise BadInput("a segment needs at least one step")
+    statement = first_statement(run, trace, blinder)
+    rates = statement.rates
+    length = min(segment_steps or _fitting_steps(statement), trace.steps)
+    statements = []
+    for first in range(0, trace.steps, length):
+        statement = replace(statement, rates=rates[first : first + length])
+        end, trace = _end_opening(run, trace, statement, blinder)
+        statement = replace(statement, end=end.commitment)
+        check(statement)
+        statements.append(statement)
+        statement = replace(
+            statement, segment=statement.segment + 1, first_step=first + statement.steps, start_bound=end_bound(statement),
+            previous=statement.digest(), start=statement.end, end=b"",
+        )  # fmt: skip
+    return statements
+
+
+def openings(run: Path, statement: Statement) -> list[Opening]:
+    """The openings of a planned statement's data, start and end commitments; BadInput if RUN/openings has others."""
+    start, end = statement.first_step, statement.first_step + statement.steps
+    paths = [data_path(run), weights_path(run, start), weights_path(run, end)]
+    found = [load(path) for path in paths]
+    for path, opening, commitment in zip(paths, found, (statement.data, statement.start, statement.end), strict=True):
+        if opening.commitment != commitment:
+            raise BadInput(f"{path} has changed since the segments were planned")
+    return found
+
+
+def weights_before(trace: Trace, statement: Statement, step: int) -> list[Integers]:
+    """The weights before `step`, one (d + 1, outputs) matrix a layer; `statement` says in which arithmetic."""
+    stored, weights = trace.state_before(step)
+    if stored == step:
+        return weights
+    rates = tuple(trace.manifest["learning_rate"][stored:step])
+    # As segment 1, whose witness has no limbs of the start weights.
+    between = Layout(replace(statement, first_step=stored, rates=rates, segment=1))
+    return segment_witness(trace, between, trace.batches(stored, step - stored)).end
+
+
+@dataclass(frozen=True)
+class _Walk(Trace):
+    """A trace of which one state more is known than it stores: the weights at the last boundary."""
+
+    boundary: int
+    weights: Sequence[Integers]
+
+    def state_before(self, step: int) -> tuple[int, list[Integers]]:
+        stored, weights = super().state_before(step)
+        return (self.boundary, list(self.weights)) if stored < self.boundary <= step else (stored, weights)
+
+
+def _end_opening(run: Path, trace: Trace, statement: Statement, blinder: Blinder) -> tuple[Opening, Trace]:
+    """The opening of the weights after the statement's steps, and the trace to walk on with."""
+    step, layout = statement.first_step + statement.steps, Layout(statement)
+    path = weights_path(run, step)
+    if path.exists():
+        return load(path), trace
+    weights = weights_before(trace, statement, step)
+    tables = weight_tables(layout, "end", weights)
+    opening = load_or_commit(path, layout.end, tables, statement.columns, blinder.child(f"weights {step}"))
+    return opening, _Walk(trace.folder, trace.manifest, step, weights)
+
+
+def _fitting_steps(statement: Statement) -> int:
+    """The longest segment whose tables stay within LARGEST_SEGMENT entries, at least one step."""
+    steps = statement.steps
+    while steps > 1:
+        layout = Layout(replace(statement, rates=statement.rates[:steps]))
+        if sum(block.size for block in layout.blocks) <= LARGEST_SEGMENT and padded(steps * statement.batch) <= 1 << 22:
+            break
+        steps = (steps + 1) // 2
+    return steps
