@@ -62,7 +62,6 @@ def test_rows_of_several_matrices_come_in_order() -> None:
 @pytest.mark.parametrize("offset", [0, 1 << 7, 1 << 15, 255 - 20])
 def test_rows_of_small_signed_numbers_around_an_offset(kind: str, offset: int) -> None:
     """Their upper bits are equal or opposite throughout a row."""
-    low, high = KINDS[kind]
     rng = np.random.default_rng(5)
     around = rng.integers(-20, 20, (40, 70)) + offset
     around[0], around[1] = offset, offset + 7

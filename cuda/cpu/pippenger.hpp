@@ -157,8 +157,23 @@ inline Projective<Base> joined_windows(const Projective<Base>* windows, int coun
     return total;
 }
 
+/// The same for few points, which buckets would cost more than their multiples: a lane of points at a time.
+inline void short_msm(const Scalar* scalars, const Point* points, int64_t n, Point* out) {
+    LanePoint total = LanePoint::identity();
+    for (int64_t i = 0; i < n; i += lane_points) {
+        const int count = static_cast<int>(std::min<int64_t>(lane_points, n - i));
+        Scalar plain[lane_points] = {};  // zero for the rest of the lane
+        for (int k = 0; k < count; ++k) plain[k] = scalars[i + k].from_montgomery();
+        total = total + WindowedProduct<BaseLane>::of(LanePoint::from(load_x(points + i, count), load_y(points + i, count)), plain, lane_points);
+    }
+    Projective<Base> sum = Projective<Base>::identity();
+    for (int k = 0; k < lane_points; ++k) sum = sum + element(total, k);
+    make_affine(&sum, 1, out);
+}
+
 /// out = the sum of scalars (Montgomery form) times points.
 inline void msm(const Scalar* scalars, const Point* points, int64_t n, Point* out) {
+    if (n <= 2 * lane_points) return short_msm(scalars, points, n, out);
     const int width = best_width(n, Scalar::bits), windows = digit_windows(Scalar::bits, width);
     std::vector<int16_t> digits(windows * n);
     for (int64_t i = 0; i < n; ++i) {
