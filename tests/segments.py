@@ -138,7 +138,7 @@ def hidden_proof(
 
     def opened(blocks: Any, tables: Any) -> Opening:
         points, blindings = hyrax.commit(blocks, tables, statement.columns, blinder)
-        return Opening(statement.columns, curve.compress(points), blindings)
+        return Opening(statement.columns, curve.compress(points), blindings, "")
 
     opening_data, start = opened(layout.data, fixed), opened(layout.start, fixed)
     statement = replace(statement, data=opening_data.commitment, start=start.commitment)

@@ -186,4 +186,4 @@ def _form_value(form: Form, named: Mapping[str, Linear]) -> Linear:
 
 
 def _digest(vector: Array) -> bytes:
-    return blake2b(vector.tobytes(), digest_size=16).digest()
+    return blake2b(vector.tobytes(), digest_size=32).digest()

@@ -6,6 +6,7 @@ An opening is secret: it is kept beside the run, readable by its owner only, and
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,17 +30,18 @@ KINDS = ("data", "start-weights", "end-weights")
 
 @dataclass(frozen=True)
 class Opening:
-    """A commitment's compressed rows and the blinding of each."""
+    """A commitment's compressed rows, the blinding of each, and the digest of what was committed to."""
 
     columns: int
     commitment: bytes
     blindings: Array
+    digest: str
 
     def save(self, path: Path) -> None:
         """Write as JSON, owner-readable."""
         scalars = b"".join(x.to_bytes(32, "little") for x in field.to_ints(self.blindings))
         fields = {"format": FORMAT, "version": 1, "columns": self.columns}
-        content = {**fields, "commitment": self.commitment.hex(), "blindings": scalars.hex()}
+        content = {**fields, "commitment": self.commitment.hex(), "blindings": scalars.hex(), "digest": self.digest}
         proof_file.write_whole(path, json.dumps(content).encode(), 0o600)
 
 
@@ -51,27 +53,37 @@ def load(path: Path) -> Opening:
             raise BadInput(f"{path} is not a zkaudit opening of version 1")
         commitment, scalars = bytes.fromhex(content["commitment"]), bytes.fromhex(content["blindings"])
         blindings = [int.from_bytes(scalars[i : i + 32], "little") for i in range(0, len(scalars), 32)]
-        columns = int(content["columns"])
+        columns, digest_of_tables = int(content["columns"]), str(content["digest"])
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{path} is not a zkaudit opening: it cannot be parsed") from None
     if 48 * len(scalars) != 32 * len(commitment) or any(x >= MODULUS for x in blindings):
         raise BadInput(f"{path} is not a zkaudit opening: its rows and blindings do not match")
-    return Opening(columns, commitment, field.from_ints(blindings))
+    return Opening(columns, commitment, field.from_ints(blindings), digest_of_tables)
 
 
 def load_or_commit(path: Path, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int, blinder: Blinder) -> Opening:
     """The opening stored at `path`, which must open `tables`; a fresh commitment, stored there, if there is none."""
     if path.exists():
         opening = load(path)
-        if not _opens(opening, blocks, tables, columns):
+        if opening.columns != columns or opening.digest != digest(blocks, tables):
             raise BadInput(f"{path} does not open what the run holds now: its data or weights were changed since")
         return opening
     points, blindings = hyrax.commit(blocks, tables, columns, blinder)
-    opening = Opening(columns, curve.compress(points), blindings)
+    opening = Opening(columns, curve.compress(points), blindings, digest(blocks, tables))
     opening.save(path)
     return opening
+
+
+def digest(blocks: Sequence[Block], tables: Mapping[str, Any]) -> str:
+    """SHA-256 of the tables' integers, hex: tells whether they are those of an opening, at less cost than committing again."""
+    state = hashlib.sha256()
+    for block in blocks:
+        table = np.ascontiguousarray(tables[block.name], "<i8")
+        state.update(f"{block.name} {block.highs} {block.lows} ".encode())
+        state.update(table.data)
+    return state.hexdigest()
 
 
 def weights_path(run: Path, step: int) -> Path:

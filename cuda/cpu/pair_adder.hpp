@@ -16,10 +16,19 @@ public:
 
     /// out = a + b; out may be a or b.
     void push(PackedPoint* out, const PackedPoint* a, const PackedPoint* b) {
+        if (is_identity(*b)) {
+            *out = *a;
+        } else {
+            push_present(out, a, b);
+        }
+    }
+
+    /// The same where b is known not to be the identity, and need not be in the cache yet: it is asked for.
+    void push_present(PackedPoint* out, const PackedPoint* a, const PackedPoint* b) {
+        __builtin_prefetch(&b->x);
+        __builtin_prefetch(&b->y);
         if (is_identity(*a)) {
             *out = *b;
-        } else if (is_identity(*b)) {
-            *out = *a;
         } else {
             pairs.push_back({a, b, out});
             if (pairs.size() == capacity) flush();

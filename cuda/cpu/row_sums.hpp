@@ -198,15 +198,16 @@ private:
         const std::vector<PackedPoint> bases = packed(points, columns);
         const int64_t groups = (columns + group - 1) / group, held = std::max<int64_t>(1, table_points >> group);
         std::vector<PackedPoint> tables(held << group);
+        std::vector<char> whole(held);  // whether no sum of the table but the empty one is the identity
         for (int64_t g = 0; g < groups; g += held) {
             const int64_t here = std::min(held, groups - g);
-            for_jobs(here, planes * point_work, [&](int64_t t) { subset_sums(bases, (g + t) * group, &tables[t << group]); });
+            for_jobs(here, planes * point_work, [&](int64_t t) { whole[t] = subset_sums(bases, (g + t) * group, &tables[t << group]); });
             for_jobs(static_cast<int64_t>(blocks.size()) - 1, planes * point_work, [&](int64_t b) {
                 PairAdder adder;
                 for (int64_t t = 0; t < here; ++t) {
                     for (size_t i = blocks[b]; i < blocks[b + 1]; ++i) {
                         with_small(matrix[dense[i]].data, matrix[dense[i]].kind, [&](const auto* row) {
-                            add_entries(adder, row, dense[i], (g + t) * group, &tables[t << group], &accumulators[begins[i - first]]);
+                            add_entries(adder, row, dense[i], (g + t) * group, &tables[t << group], whole[t], &accumulators[begins[i - first]]);
                         });
                     }
                     adder.flush();
@@ -224,8 +225,9 @@ private:
         return end;
     }
 
-    /// table[s] = the sum of the group's points whose bit is set in s. Both halves' sums first, then all pairs of them.
-    void subset_sums(const std::vector<PackedPoint>& bases, int64_t begin, PackedPoint* table) const {
+    /// table[s] = the sum of the group's points whose bit is set in s. Both halves' sums first, then all pairs of them. Whether
+    /// none of them is the identity but table[0].
+    bool subset_sums(const std::vector<PackedPoint>& bases, int64_t begin, PackedPoint* table) const {
         const int count = static_cast<int>(std::min<int64_t>(group, columns - begin)), low = (count + 1) / 2;
         PairAdder adder;
         table[0] = PackedPoint{};
@@ -240,13 +242,14 @@ private:
             for (int64_t s = 1; s < int64_t{1} << low; ++s) adder.push(&table[(high << low) + s], &table[high << low], &table[s]);
         }
         adder.flush();
+        return std::none_of(table + 1, table + (int64_t{1} << count), [](const PackedPoint& sum) { return is_identity(sum); });
     }
 
     int64_t kept_planes(int64_t row) const { return __builtin_popcountll(shapes[row].kept()); }
 
     /// planes[i] += the entry that the row's integers in [begin, begin + group) pick by their bits in its kept plane i.
     template <class T>
-    void add_entries(PairAdder& adder, const T* data, int64_t row, int64_t begin, const PackedPoint* table, PackedPoint* planes) const {
+    void add_entries(PairAdder& adder, const T* data, int64_t row, int64_t begin, const PackedPoint* table, bool whole, PackedPoint* planes) const {
         const int count = static_cast<int>(std::min<int64_t>(group, matrix[row].columns - begin));
         if (count <= 0) return;
         uint8_t kept[most_planes_of_a_row];
@@ -255,7 +258,12 @@ private:
         for (uint64_t left = shapes[row].kept(); left != 0; left &= left - 1) kept[used++] = static_cast<uint8_t>(__builtin_ctzll(left));
         bit_planes(data + begin, count, kept, used, entry);
         for (int i = 0; i < used; ++i) {
-            if (entry[i] != 0) adder.push(&planes[i], &planes[i], &table[entry[i]]);
+            if (entry[i] == 0) continue;
+            if (whole) {
+                adder.push_present(&planes[i], &planes[i], &table[entry[i]]);
+            } else {
+                adder.push(&planes[i], &planes[i], &table[entry[i]]);
+            }
         }
     }
 
