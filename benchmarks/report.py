@@ -56,12 +56,12 @@ def run_table(run: Result) -> list[str]:
         f"{network}, {run['parameters']:,} parameters, {run['loss']}, batch {run['batch']}, {steps} steps, segments: "
         f"{run['segments']}. {run['machine']}, lanes: {run['lanes']}, threads: {run['threads']}.",
         "",
-        *table(("phase", "ms an update", "limit, ms"), ((name, f"{1e3 * a:.3g}", f"{1e3 * b:.3g}") for name, a, b in rows)),
+        *table(("phase", "ms an update", "limit, ms"), ((name, milliseconds(a), milliseconds(b)) for name, a, b in rows)),
         "",
         f"Memory {run['peak_bytes'] / 1e9:.3g} GB, proof {run['proof_bytes'] / 1e3:.0f} kB, verified in "
         f"{1e3 * run['verify_seconds']:.0f} ms, trained in {run['train_seconds']:.3g} s. {run['committed_entries']:,} entries "
-        f"committed, {run['lookups']:,} lookups; by the model {run['multiplications']:.3g} multiplications and "
-        f"{run['additions']:.3g} point additions, at {run['field_mul_per_second'] / 1e6:.0f} and "
+        f"committed, {run['lookups']:,} lookups; by the model {run['multiplications']:,} multiplications and "
+        f"{run['additions']:,} point additions, at {run['field_mul_per_second'] / 1e6:.0f} and "
         f"{run['point_add_per_second'] / 1e6:.1f} million a second and thread.",
     ]
 
@@ -88,9 +88,9 @@ def msm_table(result: Result) -> list[str]:
 def peers_table(result: Result) -> list[str]:
     """A training step of ours beside an inference of ezkl's."""
     ours, theirs = result["zkaudit"], result["ezkl"]
-    rows = [("zkaudit, training", f"{1e3 * ours['seconds_per_sample']:.3g}")]
+    rows = [("zkaudit, training", milliseconds(ours["seconds_per_sample"]))]
     if theirs:
-        rows.append((f"ezkl {theirs['version']}, inference", f"{1e3 * theirs['seconds_per_sample']:.3g}"))
+        rows.append((f"ezkl {theirs['version']}, inference", milliseconds(theirs["seconds_per_sample"])))
     text = [f"{'-'.join(map(str, result['widths']))}. {result['machine']}, threads: {result['threads']}.", ""]
     text += table(("", "ms a sample"), rows)
     return [*text, "", f"Ratio: {result['ratio']:.0f}."] if theirs else text
@@ -111,9 +111,9 @@ def curve_table(name: str, points: list[Result]) -> list[str]:
     rows = (
         (
             f"{p[figure]:,}",
-            f"{1e3 * p['seconds_per_update']:.3g}",
-            f"{1e3 * later_update(p):.3g}",
-            f"{1e3 * p['limit_seconds_per_update']:.3g}",
+            milliseconds(p["seconds_per_update"]),
+            milliseconds(later_update(p)),
+            milliseconds(p["limit_seconds_per_update"]),
             f"{p['peak_bytes'] / 1e9:.3g}",
             f"{p['proof_bytes'] / 1e3:.0f}",
             f"{1e3 * p['verify_seconds']:.0f}",
@@ -121,6 +121,11 @@ def curve_table(name: str, points: list[Result]) -> list[str]:
         for p in points
     )
     return table(heads, rows)
+
+
+def milliseconds(seconds: float) -> str:
+    """Three figures."""
+    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
 
 
 def ratio(value: float | None) -> str:

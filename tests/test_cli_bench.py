@@ -122,8 +122,8 @@ def test_learning_rate_can_be_expressed() -> None:
 
 
 def test_lookups_of_a_small_layout_are_counted_as_by_hand() -> None:
-    # One hidden layer of 2 units and 2 outputs, 4 samples: p, ga, two limbs of r and of rg, 8 entries each; then z and two limbs
-    # of r. The data set has 4 rows of 4 inputs and 2 targets; 8 + 2 and 4 + 2 start weights have three limbs each.
+    # One hidden layer of 2 units and 2 outputs, 4 samples: p, ga, two limbs of r and of rg, 8 entries each; then z and two
+    # limbs of r. The data set has 4 rows of 4 inputs and 2 targets; 8 + 2 and 4 + 2 start weights have three limbs each.
     layout = Layout(statement_of((4, 2, 2), "square", batch=2, steps=2, rows=4))
     looked_up = 6 * 8 + 3 * 8 + 16 + 8 + 3 * (8 + 2 + 4 + 2)
     assert limit.lookups(layout) == looked_up
@@ -133,8 +133,8 @@ def test_lookups_of_a_small_layout_are_counted_as_by_hand() -> None:
 
 
 def test_start_commitment_of_a_small_layout_is_counted_as_by_hand() -> None:
-    # Rows of 64. Data: 16 inputs and 8 targets of 16 bits, 384 bits in two rows. Groups of 3 take 64 / 3 * 8 + 384 / 3, less than
-    # groups of 2 (128 + 192) or of 4 (256 + 96). Planes: two rows of 16.
+    # Rows of 64. Data: 16 inputs and 8 targets of 16 bits, 384 bits in two rows. Groups of 3 take 64 / 3 * 8 + 384 / 3, less
+    # than groups of 2 (128 + 192) or of 4 (256 + 96). Planes: two rows of 16.
     layout = Layout(statement_of((4, 2, 2), "square", batch=2, steps=2, rows=4))
     data = 64 / 3 * 8 + 384 / 3 + 4 * 32 + 2 * 255 / 12
     # Weights: 8 + 2 + 4 + 2 of 33 bits in four rows.
