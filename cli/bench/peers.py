@@ -67,7 +67,7 @@ def measure(steps: int, thread_count: int) -> dict[str, Any]:
 def _prove_inference(folder: Path) -> Inference:
     from zkaudit.cli.bench import ezkl_inference
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # its native code prints reports, some of them when the process ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # its native code prints reports there; what fails is raised here
     return ezkl_inference.prove(folder, DIGITS, REPEATS)
 
 

@@ -107,16 +107,22 @@ def run_of(shape: Shape) -> tuple[RunConfig, Dataset, nn.Sequential | None]:
 
 
 def _random_data(shape: Shape) -> Dataset:
+    """Normal inputs and uniform labels.
+
+    Inputs are scaled so that learning rate times curvature stays near one, whatever rate the batch allows: curvature grows with
+    the square of all activations, which are as large as the inputs. A larger scale leaves the range of 16 bits in a few steps.
+    """
     import numpy as np
 
     from zkaudit.training.data import Dataset, Floats, Labels
 
     random, inputs, classes = np.random.default_rng(0), shape.widths[0], shape.widths[-1]
     rows = max(2 * shape.batch, 256) if shape.rows is None else shape.rows
+    scale = min(1.0, (shape.learning_rate * sum(shape.widths[:-1])) ** -0.5)
 
     def part(count: int) -> tuple[Floats, Labels]:
         values = random.normal(size=(count, inputs)).clip(-LARGEST_VALUE, LARGEST_VALUE)
-        return values, random.integers(0, classes, count)
+        return scale * values, random.integers(0, classes, count)
 
     return Dataset(*part(rows), *part(min(rows, 64)), classes)
 
