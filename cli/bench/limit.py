@@ -23,8 +23,8 @@ PRODUCT, REDUCTION, SMALL = 0.5, 0.5, 0.1
 LARGEST_GROUP = 13  # points that share a table of subset sums: its 2^13 entries still fit the cache
 SCALAR_BITS = 255
 PROJECTIVE_SUM = 2  # additions: 12 products against 6
-# A full-width multiple by the curve's endomorphism, which halves the doublings: 128 of them (8 products each), two times 32 digits
-# and a table of 9 multiples (12 each), in additions of 6.
+# A full-width multiple by the curve's endomorphism, which halves the doublings: 128 of them (8 products each), two times 32
+# digits and a table of 9 multiples (12 each), in additions of 6.
 POINT_MULTIPLE = (128 * 8 + (2 * 32 + 9) * 12) / 6
 
 
