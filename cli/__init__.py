@@ -1,4 +1,4 @@
-"""The `zkaudit` command: train, prove, verify, inspect, reveal."""
+"""The `zkaudit` command: train, prove, verify, inspect, reveal, bench."""
 
 from zkaudit.cli.command_line import main
 

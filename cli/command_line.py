@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from zkaudit.cli import inspect, prove, reveal, train, verify
+from zkaudit.cli import bench, inspect, prove, reveal, train, verify
+from zkaudit.cli.command import add_to
 from zkaudit.cli.outcome import UNUSABLE, explain
 
 
@@ -45,14 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"zkaudit {version('zkaudit')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (train.COMMAND, prove.COMMAND, verify.COMMAND, inspect.COMMAND, reveal.COMMAND):
-        subparser = commands.add_parser(
-            command.name,
-            help=command.summary,
-            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
-            epilog=command.examples,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
+    for command in (train.COMMAND, prove.COMMAND, verify.COMMAND, inspect.COMMAND, reveal.COMMAND, bench.COMMAND):
+        add_to(commands, command).set_defaults(run=command.run)
     return parser
