@@ -82,7 +82,7 @@ class Trace:
             take = min(held - skip, end - first)
             parts.append(self._read(f"chunk-{chunk:05d}/{name}.bin", kind, (held, *shape))[skip : skip + take])
             first += take
-        return np.concatenate(parts).astype(np.int64)
+        return np.concatenate(parts)
 
     def _read(self, name: str, kind: str, shape: tuple[int, ...]) -> Any:
         path = self.folder / name

@@ -6,13 +6,16 @@ is what is committed."""
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
+from zkaudit.zk import field
+from zkaudit.zk.backend import core
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.layout import LIMB, SIGN_OFFSET, Layout, exponential_table, limb_bits
 from zkaudit.zk.statement import ACTIVATION_RANGE, EXPONENTIAL_BITS, WEIGHT_MARGIN
@@ -24,9 +27,11 @@ def segment_witness(trace: Trace, layout: Layout, batches: Integers) -> Witness:
     s = layout.statement
     tables = _run_tables(trace, layout)
     start = _weights_before(trace, layout)
-    end = _after(start, Witness(layout, tables, batches))
-    stored_at, stored = trace.state_before(s.first_step + s.steps)
-    if stored_at == s.first_step + s.steps and any((a != b).any() for a, b in zip(end, stored, strict=True)):
+    between = Witness(layout, tables, batches)
+    stored_at, end = trace.state_before(s.first_step + s.steps)
+    if stored_at != s.first_step + s.steps:
+        end = _after(start, between)
+    elif not _follow(start, end, between):
         raise BadInput(f"the trace's weights after step {stored_at - 1} do not follow from its updates")
     tables |= {**weight_tables(layout, "start", start), **weight_tables(layout, "end", end)}
     if s.segment == 0:
@@ -42,12 +47,12 @@ class Witness:
         self.activation = cache(self._activation)
         self.gradient = cache(self._gradient)
 
-    @property
+    @cached_property
     def start(self) -> list[Integers]:
         """Start weights of each layer, (d + 1, d') with the bias row last."""
         return self._weights("start")
 
-    @property
+    @cached_property
     def end(self) -> list[Integers]:
         """End weights, likewise."""
         return self._weights("end")
@@ -56,37 +61,45 @@ class Witness:
         """A_j with the bias column, transposed: (d_j + 1, padded samples)."""
         s = self.layout.statement
         count, width = s.steps * s.batch, s.widths[j]
-        table = np.zeros((width + 1, self.layout.samples), np.int64)
+        table = np.zeros((width + 1, self.layout.samples), np.int64 if j == 0 else np.uint16)
         if j == 0:
             table[:width, :count] = self.tables["x"][:width, self.batches.reshape(-1)].astype(np.int64) - SIGN_OFFSET
         else:
-            positive = 1 - self.tables[f"b{j - 1}"][:width, :count].astype(np.int64)
-            table[:width, :count] = positive * self.tables[f"p{j - 1}"][:width, :count]
+            positive, value = 1 - self._signs(j - 1)[:width, :count], self.tables[f"p{j - 1}"][:width, :count]
+            table = table.astype(np.result_type(positive, value, np.uint16), copy=False)
+            np.multiply(positive, value, out=table[:width, :count])
         table[width, :count] = 1 << s.activation_bits
-        return narrow(table)
+        return table if table.dtype == np.uint16 else narrow(table.astype(np.int64, copy=False))
 
     def _gradient(self, j: int) -> Any:
         """G_j, transposed: (d_{j+1}, padded samples)."""
         s = self.layout.statement
         count, width = s.steps * s.batch, s.widths[j + 1]
-        table = np.zeros((width, self.layout.samples), np.int64)
         if j < s.layers - 1:
-            positive = 1 - self.tables[f"b{j}"][:width, :count].astype(np.int64)
-            table[:, :count] = positive * (self.tables[f"ga{j}"][:width, :count].astype(np.int64) - SIGN_OFFSET)
+            signs, value = self._signs(j)[:width, :count], self.tables[f"ga{j}"][:width, :count]
+            table = np.zeros((width, self.layout.samples), np.result_type(signs, value, np.int32))
+            np.subtract(value, table.dtype.type(SIGN_OFFSET), out=table[:, :count])
+            table[:, :count] *= 1 - signs
+            return table
+        target = self.tables["y"][:width, self.batches.reshape(-1)].astype(np.int64)
+        table = np.zeros((width, self.layout.samples), np.int64)
+        if s.loss == "cross_entropy":
+            table[:, :count] = self.tables["q"][:width, :count] - (target << s.gradient_bits)
         else:
-            target = self.tables["y"][:width, self.batches.reshape(-1)].astype(np.int64)
-            if s.loss == "cross_entropy":
-                table[:, :count] = self.tables["q"][:width, :count] - (target << s.gradient_bits)
-            else:
-                output = self.tables["z"][:width, :count].astype(np.int64) - SIGN_OFFSET
-                table[:, :count] = (output - target) << (s.gradient_bits - s.activation_bits)
+            output = self.tables["z"][:width, :count].astype(np.int64) - SIGN_OFFSET
+            table[:, :count] = (output - target) << (s.gradient_bits - s.activation_bits)
         return narrow(table)
+
+    def _signs(self, j: int) -> Any:
+        """Layer j's sign bits, in a type that also holds their complements."""
+        signs = self.tables[f"b{j}"]
+        return signs if signs.dtype == np.uint8 and signs.max(initial=0) <= 1 else signs.astype(np.int64)
 
     def _weights(self, name: str) -> list[Integers]:
         widths = self.layout.statement.widths
         return [
             np.ascontiguousarray(
-                np.concatenate([self.tables[f"{name}{j}"][:units, :d].T, self.tables[f"{name}{j}.bias"][:, :units]]), np.int64
+                np.concatenate([self.tables[f"{name}{j}"][:units, :d].T, self.tables[f"{name}{j}.bias"][:, :units]])
             )
             for j, (d, units) in enumerate(itertools.pairwise(widths))
         ]
@@ -135,25 +148,44 @@ def _layer_tables(trace: Trace, layout: Layout, j: int) -> dict[str, Any]:
         return trace.samples(name, kind, j, s.first_step, s.steps)
 
     z = samples(f"z{j}", "<i4")
-    tables = _limbs(f"r{j}.", samples(f"r{j}", wide), remainder)
+    tables = _limb_tables(layout, f"r{j}.", samples(f"r{j}", wide), remainder)
     if j < s.layers - 1:
         _require_range(f"pre-activations of layer {j}", z, -(1 << ACTIVATION_RANGE), 1 << ACTIVATION_RANGE)
         gradient = samples(f"ga{j}", "<i4")
         _require_range(f"gradients of layer {j}", gradient, -SIGN_OFFSET, SIGN_OFFSET)
-        tables |= relu_tables(j, z) | {f"ga{j}": gradient + SIGN_OFFSET}
-        tables |= _limbs(f"rg{j}.", samples(f"rg{j}", wide), remainder)
-    elif s.loss == "square":
+        tables |= {
+            f"p{j}": _words(layout, f"p{j}", z),  # z modulo 2^16
+            f"b{j}": _words(layout, f"b{j}", z, shift=63, kind=np.uint8),
+            f"ga{j}": _words(layout, f"ga{j}", gradient, offset=SIGN_OFFSET),
+        }
+        return tables | _limb_tables(layout, f"rg{j}.", samples(f"rg{j}", wide), remainder)
+    z = z.astype(np.int64)
+    if s.loss == "square":
         _require_range(f"pre-activations of layer {j}", z, -SIGN_OFFSET, SIGN_OFFSET)
-        tables["z"] = z + SIGN_OFFSET
-    else:
-        tables |= softmax_tables(z, samples("p", "<i4"), samples("rho", "<i8"), s.activation_bits)
-    return {name: placed(layout, name, values) for name, values in tables.items()}
+        return tables | {"z": placed(layout, "z", z + SIGN_OFFSET)}
+    quotient, rho = samples("p", "<i4").astype(np.int64), samples("rho", "<i8").astype(np.int64)
+    softmax = softmax_tables(z, quotient, rho, s.activation_bits)
+    return tables | {name: placed(layout, name, values) for name, values in softmax.items()}
 
 
-def relu_tables(j: int, z: Integers) -> dict[str, Any]:
-    """A hidden layer's sign bits and non-negative parts."""
-    negative = (z < 0).astype(np.int64)
-    return {f"p{j}": z + (negative << ACTIVATION_RANGE), f"b{j}": negative}
+def _limb_tables(layout: Layout, prefix: str, values: Integers, bits: list[int]) -> dict[str, Any]:
+    """Block `prefix`k holds limb k of `values`; what exceeds the last limb's bits stays in it, for the range check to find."""
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if low < 0 or high >> (LIMB * len(bits)):
+        limbs = _limbs(prefix, values.astype(np.int64), bits)
+        return {name: placed(layout, name, limb) for name, limb in limbs.items()}
+    return {f"{prefix}{k}": _words(layout, f"{prefix}{k}", values, shift=LIMB * k) for k in range(len(bits))}
+
+
+def _words(
+    layout: Layout, name: str, values: Integers, offset: int = 0, shift: int = 0, kind: type[Any] = np.uint16
+) -> Any:
+    """The lowest bits of (values + offset) >> shift, `values` of shape (units, samples), in the block's padded table."""
+    block = layout.named[name]
+    table = np.zeros((block.highs, block.lows), kind)
+    write = core.words8 if kind is np.uint8 else core.words16
+    write(np.ascontiguousarray(values.T), offset, shift, table)
+    return table
 
 
 def softmax_tables(z: Integers, quotient: Integers, rho: Integers, activation_bits: int) -> dict[str, Any]:
@@ -209,6 +241,19 @@ def _after(weights: Sequence[Integers], witness: Witness) -> list[Integers]:
             total = total - rate * _exact_product(a[:, step], g[:, step].T, rate)
         updated.append(total)
     return updated
+
+
+def _follow(start: Sequence[Integers], end: Sequence[Integers], witness: Witness) -> bool:
+    """Whether `end` are the weights after the witness's steps, by random combinations of rows and columns (Freivalds 1977)."""
+    s = witness.layout.statement
+    used, rates = s.steps * s.batch, field.from_ints(np.repeat(s.rates, s.batch).tolist())
+    for j, (before, after) in enumerate(zip(start, end, strict=True)):
+        rows, columns = (field.from_wide_bytes(os.urandom(64 * n)) for n in before.shape)
+        change = np.ascontiguousarray(after.astype(np.int64) - before.astype(np.int64))
+        a, g = field.combine(rows, witness.activation(j))[:used], field.combine(columns, witness.gradient(j))[:used]
+        if (field.evaluate_small(change, rows, columns) + field.dot(field.mul(a, rates), g)) % field.MODULUS:
+            return False
+    return True
 
 
 def _exact_product(a: Integers, b: Integers, rate: int) -> Integers:

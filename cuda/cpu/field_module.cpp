@@ -2,6 +2,7 @@
 // ZK_MODULE=_field_ifma and the flags that make its lanes eight elements wide (parallel.hpp).
 #include "bind_small.hpp"
 #include "bind_vector.hpp"
+#include "bind_words.hpp"
 #include "memory.hpp"
 
 #if !defined(ZK_MODULE)
@@ -33,5 +34,6 @@ NB_MODULE(ZK_MODULE, m) {
     m.def("threads", [] { return zkaudit::thread_count(); });
     zkaudit::bind_vector(m);
     zkaudit::bind_small(m);
+    zkaudit::bind_words(m);
     zkaudit::bind_rounds(m);
 }
