@@ -10,6 +10,7 @@ forward and reads no step twice; a boundary at the end of a chunk, whose weights
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from zkaudit.zk.statement import Statement, check, derive_batch_seed, end_bound,
 from zkaudit.zk.trace import Integers, Trace
 from zkaudit.zk.witness import data_tables, segment_witness, weight_tables
 
-LARGEST_SEGMENT = 1 << 27  # table entries; a segment takes some 70 bytes of memory an entry
+ENTRY_BYTES = 24  # memory that proving a segment takes, at most, for each entry of its tables
 
 
 def first_statement(run: Path, trace: Trace, blinder: Blinder) -> Statement:
@@ -119,11 +120,20 @@ def _end_opening(run: Path, trace: Trace, statement: Statement, blinder: Blinder
 
 
 def _fitting_steps(statement: Statement) -> int:
-    """The longest segment whose tables stay within LARGEST_SEGMENT entries, at least one step."""
-    steps = statement.steps
+    """The longest segment that can be proved in half of this machine's memory, at least one step."""
+    steps, most = statement.steps, memory_bytes() // (2 * ENTRY_BYTES)
     while steps > 1:
         layout = Layout(replace(statement, rates=statement.rates[:steps]))
-        if sum(block.size for block in layout.blocks) <= LARGEST_SEGMENT and padded(steps * statement.batch) <= 1 << 22:
+        if sum(block.size for block in layout.blocks) <= most and padded(steps * statement.batch) <= 1 << 22:
             break
         steps = (steps + 1) // 2
     return steps
+
+
+def memory_bytes() -> int:
+    """The memory that this process may fill: the machine's, or less where its control group is given less."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no control groups, or no limit
+        return physical

@@ -127,9 +127,12 @@ def start_limb_tables(layout: Layout, tables: Mapping[str, Any]) -> dict[str, An
     width = layout.statement.weight_bits + WEIGHT_MARGIN
     limbs: dict[str, Any] = {}
     for block in layout.start:
-        _require_range("start weights", tables[block.name].astype(np.int64), -(1 << width), 1 << width)
-        limbs |= _limbs(f"{block.name}.", tables[block.name].astype(np.int64) + (1 << width), limb_bits(width + 1))
-    return {name: narrow(values) for name, values in limbs.items()}
+        weights = tables[block.name]
+        _require_range("start weights", weights, -(1 << width), 1 << width)
+        words = np.add(weights, 1 << width, dtype=np.int64).astype("<i8", copy=False).view("<u2").reshape(*weights.shape, 4)
+        for k, _ in enumerate(limb_bits(width + 1)):
+            limbs[f"{block.name}.{k}"] = np.ascontiguousarray(words[..., k])
+    return limbs
 
 
 def _run_tables(trace: Trace, layout: Layout) -> dict[str, Any]:
