@@ -5,7 +5,7 @@ import pytest
 
 from zkaudit.zk import field, kernels, mle
 from zkaudit.zk.field import MODULUS
-from zkaudit.zk.leaves import KEPT, Leaves, Part, count_words
+from zkaudit.zk.leaves import KEPT, WHOLE, Leaves, Part, count_words
 
 rng = np.random.default_rng(11)
 
@@ -48,13 +48,13 @@ def mixed_parts():
 
 
 def written(parts):
-    """Numerators and denominators of all leaves, up to a multiple of 64."""
+    """Numerators and denominators of all leaves, up to a multiple of WHOLE."""
     p, q = [], []
     for part in parts:
         columns = [(scale, column.astype(object)) for scale, column in part.columns]
         q += [(part.gamma - sum(scale * int(column[i]) for scale, column in columns)) % MODULUS for i in range(part.size)]
         p += [1] * part.size if part.counts is None else [-int(count) % MODULUS for count in part.counts]
-    tail = -len(p) % 64
+    tail = -len(p) % WHOLE
     return field.from_ints(p + [0] * tail), field.from_ints(q + [1] * tail)
 
 

@@ -20,6 +20,7 @@ from zkaudit.zk.backend import Array, core, empty
 
 KEPT = 3  # level of the lowest fractions in memory
 RUN = 64  # runs begin and end at multiples of this many leaves
+WHOLE = 1 << 14  # leaves are filled up to a multiple of this, which keeps the large levels even
 
 
 @dataclass(frozen=True)
@@ -67,22 +68,23 @@ class Leaves:
         self.bound: list[int] = []
         self.runs: list[_Run] = []
         between: list[Part] = []
+        end = 0
         for part in parts:
             if not part.is_run:
                 between.append(part)
                 continue
-            self._store(between, part.offset)
+            self._store(between, end, part.offset)
             between = []
             values = np.ascontiguousarray(part.columns[0][1], np.uint16).reshape(-1)
-            self.runs.append(_Run(part.offset + part.size, part.gamma, values, field.zeros(0), field.zeros(0)))
-        end = parts[-1].offset + parts[-1].size
-        self._store(between, -(-end // RUN) * RUN)
+            end = part.offset + part.size
+            self.runs.append(_Run(end, part.gamma, values, field.zeros(0), field.zeros(0)))
+        self._store(between, end, -(-(parts[-1].offset + parts[-1].size) // WHOLE) * WHOLE)
         self.length = self.runs[-1].end
 
-    def _store(self, parts: Sequence[Part], end: int) -> None:
-        if not parts:
+    def _store(self, parts: Sequence[Part], begin: int, end: int) -> None:
+        """A run of fractions in memory: those of `parts`, and 0 / 1 where they leave room."""
+        if begin == end:
             return
-        begin = parts[0].offset
         p, q = field.zeros(end - begin), field.full(end - begin, 1)
         for part in parts:
             inside = slice(part.offset - begin, part.offset - begin + part.size)

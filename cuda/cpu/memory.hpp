@@ -6,6 +6,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 #include <vector>
@@ -22,7 +23,7 @@ struct Block {
 /// Blocks nobody uses, oldest first. Python's lock is held whenever one comes or goes.
 class SpareBlocks {
 public:
-    static constexpr size_t limit = size_t{1} << 29;  // bytes kept at most
+    static constexpr size_t least = size_t{1} << 29;  // bytes that may always be kept
     static constexpr size_t page = size_t{1} << 21;   // blocks are whole huge pages
 
     Block take(size_t wanted) {
@@ -31,8 +32,10 @@ public:
             const Block block = spare_[i];
             if (block.bytes < bytes || block.bytes > bytes + bytes / 4) continue;
             remove(i);
+            use(block.bytes);
             return block;
         }
+        use(bytes);
         void* data = std::aligned_alloc(page, bytes);
         if (data == nullptr) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
@@ -44,20 +47,32 @@ public:
     void give(const Block& block) {
         spare_.push_back(block);
         held_ += block.bytes;
-        while (held_ > limit) {
+        used_ -= block.bytes;
+        shrink();
+    }
+
+private:
+    void use(size_t bytes) {
+        used_ += bytes;
+        most_ = std::max(most_, used_);
+        shrink();
+    }
+
+    /// Spare blocks never make for more than has been in use at one time: the oldest go back to the system.
+    void shrink() {
+        while (!spare_.empty() && held_ + used_ > std::max(most_, least)) {
             std::free(spare_.front().data);
             remove(0);
         }
     }
 
-private:
     void remove(size_t i) {
         held_ -= spare_[i].bytes;
         spare_.erase(spare_.begin() + static_cast<std::ptrdiff_t>(i));
     }
 
     std::vector<Block> spare_;
-    size_t held_ = 0;
+    size_t held_ = 0, used_ = 0, most_ = 0;  // bytes: spare, in use, most in use so far
 };
 
 /// Lives as long as the process: arrays may outlast the module.
