@@ -11,6 +11,10 @@ from zkaudit.zk import curve, field
 from zkaudit.zk.curve import Points
 from zkaudit.zk.field import MODULUS
 
+SMALL_ORDERS = (3, 11, 10177, 859267, 52437899)
+COFACTOR = 0x396C8C005555E1568C00AAAB0000AAAB
+"""The curve's number of points divided by r: 3 times the squares of the other small orders."""
+
 EDGES = [0, 1, 2, 3, MODULUS - 1, MODULUS - 2, (MODULUS - 1) // 2, *(1 << k for k in (8, 16, 63, 64, 128, 254)), (1 << 254) - 1]
 scalars = st.one_of(st.sampled_from(EDGES), st.integers(0, MODULUS - 1))
 
@@ -52,3 +56,10 @@ def on_curve_outside(count: int) -> list[Any]:
             if multiply(point, MODULUS)[2] != FQ(0):
                 found.append(point)
     return found
+
+
+def of_small_order(order: int) -> list[Any]:
+    """Points of that prime order, py_ecc's form: others times all of the curve's order but this prime's part."""
+    part = order if order == 3 else order**2
+    found = (multiply(point, MODULUS * COFACTOR // part) for point in on_curve_outside(3 if order > 3 else 8))
+    return [point for point in found if point[2] != FQ(0)]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from curve_points import EDGES, P, multiples, on_curve_outside, ours, scalars, theirs
+from curve_points import COFACTOR, EDGES, SMALL_ORDERS, P, multiples, of_small_order, on_curve_outside, ours, scalars, theirs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from py_ecc.bls.point_compression import compress_G1
@@ -12,9 +12,6 @@ from py_ecc.optimized_bls12_381 import FQ, G1, Z1, add, multiply, neg
 
 from zkaudit.zk import curve, field
 from zkaudit.zk.field import MODULUS
-
-SMALL_ORDERS = (3, 11, 10177, 859267, 52437899)
-COFACTOR = 0x396C8C005555E1568C00AAAB0000AAAB
 
 
 def test_generator_is_the_standard_one() -> None:
@@ -110,25 +107,25 @@ def test_points_outside_the_subgroup_are_refused() -> None:
             curve.decompress(curve.compress(curve.GENERATOR) + data)
 
 
-def test_points_of_each_small_order_are_refused() -> None:
-    """Multiplying by all of the curve's order but one prime's part leaves a point of that prime's order."""
-    outside, found = on_curve_outside(8), set()
+@pytest.mark.parametrize("order", SMALL_ORDERS)
+def test_points_of_small_order_are_refused_and_known_as_torsion(order: int) -> None:
     assert 3 * math.prod(SMALL_ORDERS[1:]) ** 2 == COFACTOR
-    for order in SMALL_ORDERS:
-        part = order if order == 3 else order**2
-        for point in outside[:3] if order > 3 else outside:
-            small = multiply(point, MODULUS * COFACTOR // part)
-            if small[2] == FQ(0):
-                continue
-            assert multiply(small, order)[2] == FQ(0)
-            assert curve.on_curve(ours([small])).all()
-            assert not curve.in_subgroup(ours([small])).any()
-            with pytest.raises(ValueError, match="subgroup"):
-                curve.decompress(compress_G1(small).to_bytes(48, "big"))
-            mixed = add(small, G1)
-            assert not curve.in_subgroup(ours([mixed])).any()
-            found.add(order)
-    assert found == set(SMALL_ORDERS)
+    points = of_small_order(order)
+    assert points
+    for small in points:
+        assert multiply(small, order)[2] == FQ(0)
+        assert curve.on_curve(ours([small])).all()
+        assert not curve.in_subgroup(ours([small])).any()
+        assert curve.is_torsion(ours([small]))
+        with pytest.raises(ValueError, match="subgroup"):
+            curve.decompress(compress_G1(small).to_bytes(48, "big"))
+        mixed = ours([add(small, G1)])
+        assert not curve.in_subgroup(mixed).any()
+        assert not curve.is_torsion(mixed)
+
+
+def test_of_the_subgroup_only_the_identity_is_torsion() -> None:
+    assert [curve.is_torsion(point[None]) for point in multiples([0, 1, MODULUS - 1])] == [True, False, False]
 
 
 @given(st.lists(scalars, min_size=1, max_size=9))

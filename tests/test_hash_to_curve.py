@@ -12,7 +12,7 @@ from py_ecc.bls.hash_to_curve import clear_cofactor_G1, hash_to_G1, map_to_curve
 from py_ecc.optimized_bls12_381 import FQ
 from py_ecc.optimized_bls12_381 import field_modulus as P
 
-from zkaudit.zk import curve, pedersen
+from zkaudit.zk import curve, generators, pedersen
 from zkaudit.zk.backend import curve_core
 
 HASHED = {
@@ -91,7 +91,7 @@ def test_generators_are_distinct_points_of_the_subgroup() -> None:
 
 
 def test_generator_lists_are_prefixes_of_one_list() -> None:
-    assert curve.equal(pedersen.columns(700)[:100], curve.generators(pedersen.COLUMNS_DOMAIN, 100))
+    assert curve.equal(pedersen.columns(700)[:100], curve.generators(generators.COLUMNS_DOMAIN, 100))
 
 
 @given(st.binary(max_size=500))

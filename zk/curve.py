@@ -19,6 +19,9 @@ Points = npt.NDArray[np.uint64]
 
 POINT_BYTES = 48
 
+COFACTOR = 0xD201000000010001
+"""1 - z, which takes every point of the curve into the subgroup (RFC 9380, section 8.8.1); coprime to r."""
+
 _FAULTS = (
     *("", "it is not marked as compressed", "it is marked as infinity but holds other bits", "its x is not below the modulus"),
     *("it is not on the curve", "it is not in the subgroup of order r"),
@@ -114,6 +117,11 @@ def mul(points: Points, scalars: Array) -> Points:
     out = _empty(len(points))
     curve_core.mul(points, scalars, out)
     return out
+
+
+def is_torsion(point: Points) -> bool:
+    """Whether the point's part in the subgroup of order r is the identity."""
+    return not mul(point, from_ints([COFACTOR])).any()
 
 
 def fixed_base(point: Points, scalars: Array) -> Points:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any
 
 from zkaudit.zk import field, mle, sumcheck
@@ -77,13 +77,14 @@ def _batched(claims: Sequence[Claim], layout: Layout, channel: Channel) -> tuple
     """All claims as one, and what it weighs, by shape; ValueError for a product of blocks of different shapes, which a prover
     could fake: a short block's row goes on where the other's entries are (docs/proof-system.md, 11)."""
     chi, power = channel.challenge("gather claims"), 1
+    digest = _Digests()
     shapes: dict[tuple[int, int], _Shape] = {}
     values = []
     for claim in claims:
         values.append((power, claim.value - claim.constant))
         for part in claim.blocks:
             shape = shapes.setdefault((part.block.highs, part.block.lows), _Shape(part.block.highs, part.block.lows))
-            key = _digest(part.weight.high), _digest(part.weight.low)
+            key = digest(part.weight.high), digest(part.weight.low)
             _, coefficients = shape.linear.setdefault(key, (part.weight, {}))
             name = part.block.name
             coefficients[name] = (coefficients.get(name, 0) + power * part.weight.coefficient) % MODULUS
@@ -158,6 +159,7 @@ class _Equalities:
         self.point = list(point)
         self._tables: dict[tuple[int, int], Array] = {}
         self._dots: dict[tuple[int, int, bytes], int] = {}
+        self._digest = _Digests()
 
     def __call__(self, stride: int, length: int) -> Array:
         """eq of the variables that index a table of `length` entries of size `stride`."""
@@ -175,7 +177,7 @@ class _Equalities:
         return weight.coefficient * self.outer(weight) % MODULUS
 
     def _dot(self, vector: Array, stride: int) -> int:
-        key = stride, len(vector), _digest(vector)
+        key = stride, len(vector), self._digest(vector)
         if key not in self._dots:
             self._dots[key] = field.dot(vector, self(stride, len(vector)))
         return self._dots[key]
@@ -185,5 +187,13 @@ def _form_value(form: Form, named: Mapping[str, Linear]) -> Linear:
     return combination((c, named[name]) for c, name in form.terms) + form.constant
 
 
-def _digest(vector: Array) -> bytes:
-    return blake2b(vector.tobytes(), digest_size=32).digest()
+class _Digests:
+    """Vectors by content; each array is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Array, bytes]] = {}  # holds the arrays, so that no identity is used twice
+
+    def __call__(self, vector: Array) -> bytes:
+        if id(vector) not in self._known:
+            self._known[id(vector)] = vector, sha256(vector.tobytes()).digest()
+        return self._known[id(vector)][1]

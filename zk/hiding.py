@@ -183,7 +183,13 @@ class HidingProver(ProverChannel):
 
 
 class HidingVerifier(VerifierChannel):
-    """Reads `proof` strictly: every byte is used once, every point is canonical, on the curve and in the subgroup."""
+    """Reads `proof` strictly: every byte is used once, every point is canonical and on the curve.
+
+    A point may lie outside the subgroup of order r. Every point of the curve is the sum of one in the subgroup and one whose
+    order divides the cofactor, in one way; the final equation is asked of the first parts only, by way of multiplying with the
+    cofactor. So what is accepted is what would be accepted if each point were replaced by its first part, under the same
+    challenges, since the bytes fix that part.
+    """
 
     def __init__(self, domain: bytes, columns: int, proof: bytes) -> None:
         super().__init__(domain)
@@ -256,12 +262,12 @@ class HidingVerifier(VerifierChannel):
         ]
         generators = _generators(len(opening.columns), self.slots, settlement.length)
         bases = np.concatenate([points, pedersen.blinding(), pedersen.inner_product(), generators])
-        if curve.msm(np.concatenate(scalars), bases).any():
+        if not curve.is_torsion(curve.msm(np.concatenate(scalars), bases)):
             raise InvalidProof("the final equation does not hold: a requirement or an opening is false")
 
     def _decompressed(self, parts: Sequence[bytes]) -> Points:
         try:
-            return curve.decompress(b"".join(parts))
+            return curve.decompress(b"".join(parts), subgroup=False)
         except ValueError as error:
             raise InvalidProof(f"a commitment is not a valid point: {error}") from None
 

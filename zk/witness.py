@@ -180,9 +180,7 @@ def _limb_tables(layout: Layout, prefix: str, values: Integers, bits: list[int])
     return {f"{prefix}{k}": _words(layout, f"{prefix}{k}", values, shift=LIMB * k) for k in range(len(bits))}
 
 
-def _words(
-    layout: Layout, name: str, values: Integers, offset: int = 0, shift: int = 0, kind: type[Any] = np.uint16
-) -> Any:
+def _words(layout: Layout, name: str, values: Integers, offset: int = 0, shift: int = 0, kind: type[Any] = np.uint16) -> Any:
     """The lowest bits of (values + offset) >> shift, `values` of shape (units, samples), in the block's padded table."""
     block = layout.named[name]
     table = np.zeros((block.highs, block.lows), kind)
