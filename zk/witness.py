@@ -27,16 +27,16 @@ def segment_witness(trace: Trace, layout: Layout, batches: Integers) -> Witness:
     s = layout.statement
     tables = _run_tables(trace, layout)
     start = _weights_before(trace, layout)
-    between = Witness(layout, tables, batches)
+    witness = Witness(layout, tables, batches)
     stored_at, end = trace.state_before(s.first_step + s.steps)
     if stored_at != s.first_step + s.steps:
-        end = _after(start, between)
-    elif not _follow(start, end, between):
+        end = _after(start, witness)
+    elif not _follow(start, end, witness):
         raise BadInput(f"the trace's weights after step {stored_at - 1} do not follow from its updates")
     tables |= {**weight_tables(layout, "start", start), **weight_tables(layout, "end", end)}
     if s.segment == 0:
         tables |= start_limb_tables(layout, tables)
-    return Witness(layout, tables, batches)
+    return witness
 
 
 class Witness:
@@ -61,15 +61,16 @@ class Witness:
         """A_j with the bias column, transposed: (d_j + 1, padded samples)."""
         s = self.layout.statement
         count, width = s.steps * s.batch, s.widths[j]
-        table = np.zeros((width + 1, self.layout.samples), np.int64 if j == 0 else np.uint16)
         if j == 0:
-            table[:width, :count] = self.tables["x"][:width, self.batches.reshape(-1)].astype(np.int64) - SIGN_OFFSET
+            inputs = np.take(self.tables["x"][:width], self.batches.reshape(-1), axis=1)
+            table = np.zeros((width + 1, self.layout.samples), np.result_type(inputs, np.int32))
+            np.subtract(inputs, table.dtype.type(SIGN_OFFSET), out=table[:width, :count])
         else:
             positive, value = 1 - self._signs(j - 1)[:width, :count], self.tables[f"p{j - 1}"][:width, :count]
-            table = table.astype(np.result_type(positive, value, np.uint16), copy=False)
+            table = np.zeros((width + 1, self.layout.samples), np.result_type(positive, value, np.uint16))
             np.multiply(positive, value, out=table[:width, :count])
         table[width, :count] = 1 << s.activation_bits
-        return table if table.dtype == np.uint16 else narrow(table.astype(np.int64, copy=False))
+        return table
 
     def _gradient(self, j: int) -> Any:
         """G_j, transposed: (d_{j+1}, padded samples)."""
