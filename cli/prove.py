@@ -50,7 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, --out, --segment-steps, --threads, and where to prove: --engine, --workers, --ray-address."""
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="the folder that `zkaudit train` wrote")
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the proof; a folder for several segments")
-    parser.add_argument("--segment-steps", metavar="N", type=threads.positive, help="steps in a segment (default: all steps)")
+    parser.add_argument(
+        "--segment-steps",
+        metavar="N",
+        type=threads.positive,
+        help="steps in a segment (default: as many as half of the memory allows)",
+    )
     threads.add_option(parser)
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where to prove (default: local)")
     many = "segments to prove at a time, sharing the threads (default: 1; with ray, one for each machine)"

@@ -35,7 +35,18 @@ def test_a_proof_does_not_depend_on_the_lane() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not core.has_ifma(), reason="this CPU has no AVX-512 IFMA, so the other tests run on the scalar lane")
-@pytest.mark.parametrize("file", ["test_curve.py", "test_msm.py", "test_hash_to_curve.py", "test_field.py", "test_kernels.py"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "test_curve.py",
+        "test_msm.py",
+        "test_hash_to_curve.py",
+        "test_field.py",
+        "test_kernels.py",
+        "test_leaves.py",
+        "test_gathered.py",
+    ],
+)
 def test_scalar_lane_passes(file: str) -> None:
     done = run("scalar", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS / file))
     assert done.returncode == 0, done.stdout

@@ -129,7 +129,7 @@ class ProductSum:
         """Variables not yet bound."""
         if self._inner:
             return self._inner.variables
-        return (self._highs.shape[1] * self._lows.shape[1] - 1).bit_length()
+        return int(self._highs.shape[1] * self._lows.shape[1] - 1).bit_length()
 
     def round_values(self, degree: int) -> list[int]:
         """The round polynomial at X = 0, 2, .., degree."""
@@ -173,7 +173,8 @@ class ProductSum:
 
     def _written(self) -> sumcheck.Products:
         chi = mle.eq_table(self._bound)
-        tables, terms, first = [_folded(self._left, self._tables, chi)], [], 0
+        tables, first = [_folded(self._left, self._tables, chi)], 0
+        terms: list[tuple[int, ...]] = []
         for part in self._parts:
             last = first + len(part.weights)
             terms.append((0, len(tables), len(tables) + 1))
@@ -190,7 +191,8 @@ def product_sum(
     narrow = _is_narrow(left, tables, 1) and all(_is_narrow(part.right, tables, 2) for part in parts)
     if shape[0] >= LEAST_HIGHS and shape[1] >= LEAST_LOWS and narrow:
         return ProductSum(left, parts, tables)
-    written, terms = [_written(left, shape, tables)], []
+    written = [_written(left, shape, tables)]
+    terms: list[tuple[int, ...]] = []
     for part in parts:
         terms.append((0, len(written), len(written) + 1))
         written += [field.outer_sum(_scaled_highs(part), np.stack([weight.low for weight in part.weights]))]

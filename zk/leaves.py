@@ -124,9 +124,11 @@ class Leaves:
 
     def _with(self, level: int, bound: list[int], stored: list[tuple[Array, Array]]) -> Leaves:
         out: Leaves = Leaves.__new__(Leaves)
+        out.level, out.bound, out.length, out.runs = level, bound, self.length, []
         fractions = iter(stored)
-        out.level, out.bound, out.length = level, bound, self.length
-        out.runs = [replace(run, **dict(zip("pq", next(fractions), strict=True))) if run.stored else run for run in self.runs]
+        for run in self.runs:
+            p, q = next(fractions) if run.stored else (run.p, run.q)
+            out.runs.append(replace(run, p=p, q=q))
         return out
 
 

@@ -38,7 +38,9 @@ def first_statement(run: Path, trace: Trace, blinder: Blinder) -> Statement:
         batch_seed="0" * 64, columns=8, segment=0, start_bound=1, previous="",
     )  # fmt: skip
     layout = Layout(replace(statement, rates=statement.rates[: _fitting_steps(statement)]))
-    statement = replace(statement, columns=choose_columns(layout.blocks), start_bound=first_start_bound(statement))
+    # Once data are committed to, the row length is that of their commitment: memory, which bounds segments, may have changed.
+    columns = load(data_path(run)).columns if data_path(run).exists() else choose_columns(layout.blocks)
+    statement = replace(statement, columns=columns, start_bound=first_start_bound(statement))
     layout = Layout(statement)
     check(replace(statement, rates=statement.rates[: _fitting_steps(statement)]))
     (run / "openings").mkdir(mode=0o700, exist_ok=True)

@@ -60,7 +60,7 @@ def addition() -> float:
     generators = curve.generators(b"zkaudit-bench-rates", COLUMNS)
     matrix = np.random.default_rng(0).integers(0, 1 << 16, (ROWS, COLUMNS), np.uint16)
     additions = limit.row_additions([(matrix.size, 16)], COLUMNS)
-    return best(lambda: curve.msm_rows(matrix, generators), 3) / additions
+    return best(lambda: curve.msm_rows([matrix], generators), 3) / additions
 
 
 def best(run: Callable[[], object], repeats: int = REPEATS) -> float:
