@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--segment-steps",
         metavar="N",
         type=threads.positive,
-        help="steps in a segment (default: as many as half of the memory allows)",
+        help="steps in a segment (default: what memory allows)",
     )
     threads.add_option(parser)
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where to prove (default: local)")
