@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from zkaudit.zk.errors import BadInput
 
 if TYPE_CHECKING:
     from zkaudit.cli.bench.rates import Rates
+    from zkaudit.cli.bench.stages import Proved
 
 DEFAULT_LAYERS = 8
 
@@ -56,7 +56,7 @@ def measure(shape: Shape, thread_count: int) -> dict[str, Any]:
             bar("measuring this CPU", 0.0)
             measured = worker(rates.measure)
         proof_bytes = sum(file.stat().st_size for file in proved.files)
-        counted = _counted(proved.files, measured, thread_count)
+        counted = _counted(proved, measured, thread_count)
     phases = {"start": trained.commit_seconds, **proved.phases}
     prove_seconds = trained.commit_seconds + proved.seconds
     return {
@@ -92,16 +92,16 @@ def measure(shape: Shape, thread_count: int) -> dict[str, Any]:
     }
 
 
-def _counted(files: Sequence[Path], rates: Rates, thread_count: int) -> dict[str, Any]:
+def _counted(proved: Proved, rates: Rates, thread_count: int) -> dict[str, Any]:
     """What the proved statements hold, what they cost by the model, and the seconds that makes at these rates."""
-    from zkaudit.cli.bench import limit
+    from zkaudit.cli.bench import limit, sizes
     from zkaudit.zk.layout import Layout
     from zkaudit.zk.proof_file import read
 
-    layouts = [Layout(read(file).statement) for file in files]
+    layouts = [Layout(read(file).statement) for file in proved.files]
     work: dict[str, limit.Work] = {}
     for layout in layouts:
-        for phase, more in limit.count(layout).items():
+        for phase, more in limit.count(layout, proved.lanes).items():
             work[phase] = work.get(phase, limit.Work()) + more
     total = limit.total(work)
     inside = [block.size for layout in layouts for block in (*layout.end, *layout.witness, *layout.multiplicities)]
@@ -110,7 +110,7 @@ def _counted(files: Sequence[Path], rates: Rates, thread_count: int) -> dict[str
         "rows": layouts[0].statement.rows,
         "row_length": 1 << layouts[0].statement.columns,
         "committed_entries": sum(before) + sum(inside),
-        "lookups": sum(limit.lookups(layout) for layout in layouts),
+        "lookups": sum(sizes.lookups(layout) for layout in layouts),
         "multiplications": round(total.multiplications),
         "additions": round(total.additions),
         "work": {phase: {name: round(number) for name, number in asdict(one).items()} for phase, one in work.items()},
