@@ -1,26 +1,26 @@
-"""`zkaudit bench` measures what it says: keys and sums of its JSON, the rule for widths, the cost model counted by hand."""
+"""`zkaudit bench` measures what it says: keys and sums of its JSON, the rule for widths."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from segments import statement_of
 from zkaudit_process import assert_refused, succeed, zkaudit
 
-from zkaudit.cli.bench import contestants, limit, msm
+from zkaudit.cli.bench import contestants, msm, stages
+from zkaudit.cli.bench.process import Worker, peak_bytes
 from zkaudit.cli.bench.shape import Shape, parameters_of, widths_of
 from zkaudit.zk.errors import BadInput
-from zkaudit.zk.layout import Layout
+from zkaudit.zk.segments import ENTRY_BYTES
 
 PROMISED = {
     *("parameters", "layers", "batch", "steps", "threads", "lanes", "train_seconds", "prove_seconds", "seconds_per_update"),
     *("phases", "verify_seconds", "proof_bytes", "peak_bytes", "field_mul_per_second", "limit_seconds_per_update"),
-    *("machine", "widths", "row_length", "segments", "committed_entries", "lookups", "peak_bytes_before_proving"),
+    *("machine", "widths", "row_length", "segments", "committed_entries", "lookups"),
+    *("peak_bytes_before_proving", "warmed_bytes"),
 }
 
 
@@ -58,6 +58,20 @@ def test_limit_is_counts_times_rates(measured: dict[str, Any]) -> None:
     assert measured["limit_seconds_per_update"] == pytest.approx(seconds / 3, rel=1e-3)
     assert set(measured["limit_phases"]) == set(measured["phases"])
     assert measured["peak_bytes"] > measured["peak_bytes_before_proving"] > 0
+
+
+def test_warmed_memory_is_that_of_the_larger_segment_and_no_part_of_the_peak(measured: dict[str, Any]) -> None:
+    # Two segments hold fewer than twice the entries of the first one, whose tables the estimate is for.
+    assert measured["committed_entries"] / 2 < measured["warmed_bytes"] / ENTRY_BYTES <= measured["committed_entries"]
+
+
+def test_memory_that_a_process_touched_before_does_not_count() -> None:
+    size = 1 << 28
+    with Worker() as worker:
+        worker(stages.touch, size)
+        assert worker(peak_bytes) > size
+    with Worker() as worker:
+        assert worker(peak_bytes) < size
 
 
 def test_square_loss_on_a_network_by_parameters(tmp_path: Path) -> None:
@@ -119,48 +133,6 @@ def test_learning_rate_can_be_expressed() -> None:
         rate = Shape((20, 8, 3), batch, 1, "square").learning_rate
         assert (rate * 4096 / batch) % 1 == 0
         assert rate > 0
-
-
-def test_lookups_of_a_small_layout_are_counted_as_by_hand() -> None:
-    # One hidden layer of 2 units and 2 outputs, 4 samples: p, ga, two limbs of r and of rg, 8 entries each; then z and two
-    # limbs of r. The data set has 4 rows of 4 inputs and 2 targets; 8 + 2 and 4 + 2 start weights have three limbs each.
-    layout = Layout(statement_of((4, 2, 2), "square", batch=2, steps=2, rows=4))
-    looked_up = 6 * 8 + 3 * 8 + 16 + 8 + 3 * (8 + 2 + 4 + 2)
-    assert limit.lookups(layout) == looked_up
-    leaves = looked_up + 2**16 + 2**4  # the tables of 16 bits and of the start weights' highest limb
-    by_hand = leaves * (0.2 + 1.75 + 7.5)
-    assert limit.count(layout)["lookup"].multiplications == pytest.approx(by_hand)
-
-
-def test_start_commitment_of_a_small_layout_is_counted_as_by_hand() -> None:
-    # Rows of 64. Data: 16 inputs and 8 targets of 16 bits, 384 bits in two rows. Groups of 3 take 64 / 3 * 8 + 384 / 3, less
-    # than groups of 2 (128 + 192) or of 4 (256 + 96). Planes: two rows of 16.
-    layout = Layout(statement_of((4, 2, 2), "square", batch=2, steps=2, rows=4))
-    data = 64 / 3 * 8 + 384 / 3 + 4 * 32 + 2 * 255 / 12
-    # Weights: 8 + 2 + 4 + 2 of 33 bits in four rows.
-    start = 64 / 3 * 8 + 16 * 33 / 3 + 4 * 4 * 33 + 4 * 255 / 12
-    assert limit.count(layout)["start"].additions == pytest.approx(data + start)
-
-
-def test_padding_is_looked_up_but_costs_no_addition() -> None:
-    layout = Layout(statement_of((5, 6, 3), batch=3, steps=3))
-    sizes = {block.name: block.size for block in layout.witness}
-    used = dict(zip((block.name for block in layout.witness), limit.committed_entries(layout, layout.witness), strict=True))
-    assert sizes["p0"] == 8 * 16
-    assert used["p0"] == (6 * 9, 16)
-    assert used["b0"] == (6 * 9, 1)
-    assert used["m"] == (9, 16)
-    assert used["e"] == (3 * 9, 17)
-    assert used["start1.bias.2"] == (3, 4)
-
-
-def test_later_segments_do_without_what_is_paid_once() -> None:
-    first = statement_of((5, 6, 3), batch=3, steps=3)
-    later = replace(first, segment=1, first_step=3, previous="00" * 32)
-    before, after = limit.count(Layout(first)), limit.count(Layout(later))
-    assert "start" not in after
-    assert set(after) == set(before) - {"start"}
-    assert all(after[phase].multiplications <= before[phase].multiplications for phase in after)
 
 
 def test_missing_peers_are_reported_with_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,12 +31,7 @@ def first_statement(run: Path, trace: Trace, blinder: Blinder) -> Statement:
 
     The openings are kept in RUN/openings.
     """
-    manifest = trace.manifest
-    carried = ("loss", "batch", "rows", "activation_bits", "gradient_bits", "weight_bits", "seed")
-    statement = Statement(
-        **{name: manifest[name] for name in carried}, widths=trace.widths, first_step=0, rates=tuple(manifest["learning_rate"]),
-        batch_seed="0" * 64, columns=8, segment=0, start_bound=1, previous="",
-    )  # fmt: skip
+    statement = _of_trace(trace)
     layout = Layout(replace(statement, rates=statement.rates[: _fitting_steps(statement)]))
     # Once data are committed to, the row length is that of their commitment: memory, which bounds segments, may have changed.
     columns = load(data_path(run)).columns if data_path(run).exists() else choose_columns(layout.blocks)
@@ -73,6 +68,14 @@ def plan(run: Path, trace: Trace, segment_steps: int | None, blinder: Blinder) -
             previous=statement.digest(), start=statement.end, end=b"",
         )  # fmt: skip
     return statements
+
+
+def proving_bytes(trace: Trace, segment_steps: int | None) -> int:
+    """About the memory that proving the largest segment takes, at most half of this machine's; segments as in `plan`."""
+    statement = _of_trace(trace)
+    steps = min(segment_steps or _fitting_steps(statement), trace.steps)
+    layout = Layout(replace(statement, rates=statement.rates[:steps]))
+    return min(ENTRY_BYTES * sum(block.size for block in layout.blocks), memory_bytes() // 2)
 
 
 def openings(run: Path, statement: Statement) -> list[Opening]:
@@ -119,6 +122,16 @@ def _end_opening(run: Path, trace: Trace, statement: Statement, blinder: Blinder
     tables = weight_tables(layout, "end", weights)
     opening = load_or_commit(path, layout.end, tables, statement.columns, blinder.child(f"weights {step}"))
     return opening, _Walk(trace.folder, trace.manifest, step, weights)
+
+
+def _of_trace(trace: Trace) -> Statement:
+    """What the trace alone says of a first segment with all steps."""
+    manifest = trace.manifest
+    carried = ("loss", "batch", "rows", "activation_bits", "gradient_bits", "weight_bits", "seed")
+    return Statement(
+        **{name: manifest[name] for name in carried}, widths=trace.widths, first_step=0, rates=tuple(manifest["learning_rate"]),
+        batch_seed="0" * 64, columns=8, segment=0, start_bound=1, previous="",
+    )  # fmt: skip
 
 
 def _fitting_steps(statement: Statement) -> int:

@@ -27,7 +27,7 @@ def our_rows(points: int, rows: int, threads: int) -> float:
     """One sum of 16-bit numbers for each row, all over the same points."""
     curve, _ = _core(threads)
     matrix, bases = _matrix(points, rows), _bases(points)
-    return _timed(lambda: curve.msm_rows(matrix, bases))
+    return _timed(lambda: curve.msm_rows([matrix], bases))
 
 
 def blst(set_up: Path, points: int) -> float:

@@ -1,31 +1,36 @@
 """The cost model: field multiplications and point additions that proving a statement takes, by phase, from its shapes alone.
 
-It counts what the algorithms of docs/proof-system.md need when every pass is made once and nothing waits for memory; seconds
-come from the two rates that rates.py measures. Units:
+It counts what the prover's algorithms need when every pass is made once and nothing waits for memory: with the two rates that
+rates.py measures, a lower bound on time. Integers are taken to fill their ranges (additions.py). Units:
 
     a multiplication    a product and its reduction modulo r, each half of the work: sums of products are reduced once
-    a small product     an element times a small integer: one limb times five, against fifty limb products
-    an addition         one sum of affine points, its inversion shared: six products in the base field
+    a small product     an element times a word: one limb times five, against fifty limb products. Taking a digit off a sum of
+                        them, as is done once a sum, costs as much
+    an addition         one sum of affine points: additions.py
 
-Not counted: witness and hashing (no field arithmetic to speak of), eq tables (square roots of the tables they serve)."""
+Not counted: passes over integers, hashing, and vectors over one side of a table (eq tables, folded weights), which are square
+roots of what they serve."""
 
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from zkaudit.cli.bench import additions, sizes
 from zkaudit.zk.block import Block
-from zkaudit.zk.layout import EXPONENTIAL, Layout, padded, table_bits
+from zkaudit.zk.gathered import LEAST_HIGHS, LEAST_LOWS, ROUNDS
+from zkaudit.zk.layout import Layout, padded
+from zkaudit.zk.leaves import KEPT, RUN
 
 PRODUCT, REDUCTION, SMALL = 0.5, 0.5, 0.1
-LARGEST_GROUP = 13  # points that share a table of subset sums: its 2^13 entries still fit the cache
-SCALAR_BITS = 255
-PROJECTIVE_SUM = 2  # additions: 12 products against 6
-# A full-width multiple by the curve's endomorphism, which halves the doublings: 128 of them (8 products each), two times 32
-# digits and a table of 9 multiples (12 each), in additions of 6.
-POINT_MULTIPLE = (128 * 8 + (2 * 32 + 9) * 12) / 6
+FOLD = PRODUCT + REDUCTION  # low + r (high - low)
+GATE_MADE = 3 * PRODUCT + 2 * REDUCTION  # p0 q1 + p1 q0 and q0 q1
+GATE_VALUE = 4 * PRODUCT + 2 * REDUCTION  # p0 q1 + (p1 + lambda q1) q0, weighted
+GATE_PAIR = 2 * GATE_VALUE + 4 * FOLD  # two values of a round, then four children, of two gates each, folded
+# Words that a fraction of the tree's level 0, 1 or 2 is made of, for p and for q: symmetric sums of 1, 2 or 4 integers. At
+# level 0 p is 1; the largest sum at level 2 has two digits.
+FRACTION_WORDS = ((0, 1), (1, 2), (3, 5))
 
 
 @dataclass(frozen=True)
@@ -43,181 +48,125 @@ class Work:
         return self.multiplications * multiplication + self.additions * addition
 
 
-def count(layout: Layout) -> dict[str, Work]:
-    """The work of each phase of one segment; the first one's commitments before training are phase "start"."""
+def count(layout: Layout, lanes: str = "ifma") -> dict[str, Work]:
+    """The work of each phase of one segment on these lanes; the commitments before training are the first one's "start"."""
+    lane, sent, commitment = additions.LANE_POINTS[lanes], additions.messages(layout), additions.commitment
     phases = {
-        "witness": _commitment(layout, layout.end),
-        "commit": _commitment(layout, [*layout.witness, *layout.multiplicities]),
-        "lookup": _lookup(layout),
-        "matmul": _matrix_products(layout) + _history(layout),
-        "relu": _gather(layout),
-        "opening": _opening(layout),
+        "witness": Work(_end_check(layout), commitment(layout, layout.end)),
+        "commit": Work(0.0, commitment(layout, layout.witness) + commitment(layout, layout.multiplicities)),
+        "lookup": Work(_lookup(layout), additions.hiding(sent["lookup"], lane)),
+        "matmul": Work(_matrix_products(layout) + _history(layout), additions.hiding(sent["matmul"], lane)),
+        "relu": Work(_gather(layout), additions.hiding(sent["relu"], lane)),
+        # The combined row is one small product an entry.
+        "opening": Work(SMALL * sum(block.size for block in layout.blocks), additions.opening(layout, lane)),
     }
     if layout.statement.segment == 0:
-        phases["start"] = _commitment(layout, layout.data) + _commitment(layout, layout.start)
+        phases["start"] = Work(0.0, commitment(layout, layout.data) + commitment(layout, layout.start))
     return phases
-
-
-def lookups(layout: Layout) -> int:
-    """Looked-up entries, padding included: padding is looked up too."""
-    return sum(lookup.blocks[0].size for lookup in layout.lookups)
-
-
-def row_additions(entries: Iterable[tuple[int, int]], columns: int) -> float:
-    """Additions for rows over `columns` points that hold this many entries of this many bits each.
-
-    With tables of the 2^g subset sums of g points a row adds one table entry for each g entries and bit; every table costs one
-    addition an entry, once for all rows. g is the best up to LARGEST_GROUP.
-    """
-    bits = sum(number * width for number, width in entries)
-    return min(columns / g * (1 << g) + bits / g for g in range(1, LARGEST_GROUP + 1))
-
-
-def exponentiation_additions(points: int) -> float:
-    """Additions for one sum of full-width multiples of `points` points.
-
-    In each window of w bits every point enters a bucket, and weighing a bucket takes about three additions; w is the best.
-    """
-    return min((SCALAR_BITS // w + 1) * (points + 3 * (1 << (w - 1))) for w in range(2, 15))
-
-
-def committed_entries(layout: Layout, blocks: Sequence[Block]) -> list[tuple[int, int]]:
-    """For each block how many entries are not padding, and the bits each has: zeros cost no addition."""
-    looked_up = {block.name: lookup.table for lookup in layout.lookups for block in lookup.blocks}
-    return [(_used(layout, block), _bits(layout, block, looked_up)) for block in blocks]
-
-
-def _bits(layout: Layout, block: Block, looked_up: Mapping[str, int]) -> int:
-    kind, _ = _parts(block)
-    if kind == "e":
-        return 17  # floor(2^16 exp(-d)), 2^16 included
-    if block.name in looked_up:
-        return table_bits(looked_up[block.name])
-    if kind in ("start", "end"):
-        return layout.statement.weight_bits + 1  # weights below one, and a sign
-    if kind == "count":
-        return lookups(layout).bit_length()
-    if kind == "s":
-        return 17 + layout.statement.widths[-1].bit_length()  # a sum of exponentials
-    return 1  # signs and the one-hot maximum
-
-
-def _used(layout: Layout, block: Block) -> int:
-    s, (kind, layer) = layout.statement, _parts(block)
-    if kind == "count":
-        return block.size
-    if kind in ("x", "y"):
-        return s.widths[0 if kind == "x" else -1] * s.rows
-    if kind in ("start", "end"):
-        return s.widths[layer + 1] * (1 if ".bias" in block.name else s.widths[layer])
-    units = 1 if block.highs == 1 else s.widths[layer + 1]
-    return units * s.steps * s.batch
-
-
-def _parts(block: Block) -> tuple[str, int]:
-    """What a block is of, and of which layer; -2, the last one, for the loss's blocks, which are named without it."""
-    match = re.match(r"([a-z]+)(\d*)", block.name)
-    assert match is not None
-    return match[1], int(match[2] or -2)
-
-
-def _commitment(layout: Layout, blocks: Sequence[Block]) -> Work:
-    """Rows by subset sums; each plane of a row is joined by a doubling and a sum; each row has one blinding of full width."""
-    columns, entries = layout.statement.columns, committed_entries(layout, blocks)
-    rows = [block.rows(columns) for block in blocks]
-    planes = sum(count * bits for count, (_, bits) in zip(rows, entries, strict=True))
-    tables = row_additions(entries, 1 << columns)
-    return Work(additions=tables + planes * 2 * PROJECTIVE_SUM + sum(rows) * SCALAR_BITS / 12)
-
-
-def _lookup(layout: Layout) -> Work:
-    """The tree of fractions over n leaves, and one message for each round of its log2(n) sumchecks."""
-    sizes = [1 << table_bits(table) for table in layout.tables]
-    leaves = lookups(layout) + sum(sizes)
-    levels = (leaves - 1).bit_length()
-    arguments = sum(lookup.blocks[0].size for lookup in layout.lookups if lookup.table == EXPONENTIAL)
-    fingerprints = 2 * SMALL * (leaves + arguments)  # made when the tree is built and again when it is descended
-    lowest = leaves / 2 * (PRODUCT + REDUCTION)  # 1/q0 + 1/q1: only the denominators' product
-    others = leaves / 2 * (3 * PRODUCT + 2 * REDUCTION)  # p0 q1 + p1 q0 and q0 q1, over all higher gates
-    # A layer of m gates has m pairs over all its rounds. A pair takes two values of the gate and the fold of its children; the
-    # numerators of the lowest layer are ones, which need neither product nor fold.
-    lowest_rounds = leaves / 2 * (2 * (2 * PRODUCT + REDUCTION) + 2)
-    other_rounds = leaves / 2 * (2 * (4 * PRODUCT + 2 * REDUCTION) + 4)
-    messages = levels * (levels + 1) / 2 + 3 * levels  # rounds; then a layer's gate and the masks of its two products
-    return Work(fingerprints + lowest + others + lowest_rounds + other_rounds, messages * exponentiation_additions(5))
-
-
-def _quadratic_sumcheck(size: int) -> float:
-    """A product of two tables: the claim, then for each pair two products and two folds; as many pairs as entries."""
-    return size * (PRODUCT + 2 * PRODUCT + 2)
-
-
-def _matrix_products(layout: Layout) -> Work:
-    """Forward and backward: both tensors of a layer folded to (inner unit, step), weights once, then one sumcheck each."""
-    s, samples, total = layout.statement, layout.statement.steps * layout.statement.batch, 0.0
-    for forward in (True, False):
-        layers = range(s.layers) if forward else range(1, s.layers)
-        for j in layers:
-            d, units = s.widths[j], s.widths[j + 1]
-            inner, outer = (d + 1, units) if forward else (units, d)
-            total += SMALL * samples * (2 * inner + outer)  # the left factor, the updates, and the updates' outer side
-            total += SMALL * (d + 1) * units  # the start weights
-            total += inner * s.steps  # rates times updates
-        if layers:
-            inners = [s.widths[j] + 1 if forward else s.widths[j + 1] for j in layers]
-            total += _quadratic_sumcheck(sum(padded(inner) for inner in inners) * padded(s.steps))
-    return Work(total)
-
-
-def _history(layout: Layout) -> Work:
-    """Three claims a layer, forward, backward and end: both tensors folded over units, then one sumcheck over samples."""
-    s, samples, total = layout.statement, layout.statement.steps * layout.statement.batch, 0.0
-    for j, (d, units) in enumerate(itertools.pairwise(s.widths)):
-        claims = 3 if j else 2  # nothing goes backward through the first layer
-        total += claims * (SMALL * samples * (d + 1 + units) + samples + _quadratic_sumcheck(layout.samples))
-        total += SMALL * (d + 1) * units  # the end weights
-    return Work(total)
-
-
-# Distinct outer products of weights that fall on a shape: each is written once and takes one quadratic sum of degree 3.
-OUTER = 1 + 3 * PRODUCT + 2  # written; three values of a product and two folds for each pair
-
-
-def _gather(layout: Layout) -> Work:
-    """One sumcheck over all blocks, sums that share an outer product joined, then every block's value at the point."""
-    s = layout.statement
-    hidden = sum(padded(width) for width in s.widths[1:-1]) * layout.samples
-    last = padded(s.widths[-1]) * layout.samples
-    # 1 - b times three right sides. Weights: four claims on activations, four on gradients, one on sign bits, reduced thrice.
-    written = 9 * PRODUCT + 3 * REDUCTION + 4 * SMALL
-    rounds = 3 * (3 * PRODUCT + REDUCTION + PRODUCT) + 7  # for each pair three values of the bracket, and seven folds
-    total = hidden * (written + rounds)
-    # Pre-activations, gradients and lookups weigh a width's layers alike, so each width is summed once.
-    total += 3 * OUTER * sum({padded(width) for width in s.widths[1:-1]}) * layout.samples
-    if s.loss == "cross_entropy":
-        bits_and_maximum, division = 3 * 4 * PRODUCT + 5 + 2, 3 * 3 * PRODUCT + 3 + 1  # h (1 - h) + h d, and q S
-        total += last * (10 * OUTER + bits_and_maximum + division)  # four relations, lookup, forward, four gradients
-    else:
-        total += last * 6 * OUTER  # lookup, forward, four gradients
-    first = s.segment == 0
-    x, y = layout.data
-    total += OUTER * (x.size * (4 if first else 3) + y.size * (6 if first else 4))  # claims of the batches; range, one-hot
-    for shape in {(block.highs, block.lows) for block in layout.start}:
-        total += OUTER * shape[0] * shape[1] * (5 if first else 3)  # forward, backward, end; limbs and their range
-    committed = sum(block.size for block in layout.blocks)
-    return Work(total + 3 * SMALL * committed)  # in two sums on average, and once at the end
-
-
-def _opening(layout: Layout) -> Work:
-    """The combined row, one masking sum, and the inner-product argument over columns and slots."""
-    columns = 1 << layout.statement.columns
-    additions, length = exponentiation_additions(columns), 2 * columns  # slots fill less than the columns again
-    while length > 1:
-        length //= 2
-        additions += 2 * exponentiation_additions(length) + length * POINT_MULTIPLE  # two cross sums, and the fold
-    return Work(SMALL * sum(block.size for block in layout.blocks), additions)
 
 
 def total(phases: Mapping[str, Work]) -> Work:
     """All phases together."""
     return sum(phases.values(), Work())
+
+
+def _end_check(layout: Layout) -> float:
+    """That stored end weights follow from the updates: a layer's tensors folded over units, its change over both sides."""
+    samples, work = sizes.samples(layout), 0.0
+    for d, units in itertools.pairwise(layout.statement.widths):
+        work += SMALL * (samples * (d + 1 + units) + (d + 1) * units) + samples * (FOLD + PRODUCT)  # rates; the sum
+    return work
+
+
+def _lookup(layout: Layout) -> float:
+    """The tree of fractions and the sumchecks of its layers. A layer of m gates has m pairs of gates over all its rounds."""
+    made = sum(one.blocks[0].size for one in layout.lookups if len(one.blocks) == 1 and one.blocks[0].size >= RUN)
+    others = [one.blocks for one in layout.lookups if len(one.blocks) > 1 or one.blocks[0].size < RUN]
+    stored = sum(blocks[0].size for blocks in others) + sizes.table_rows(layout)
+    # Fractions in memory: an integer a column and two digits off for each; a gate made, and one pair of a sumcheck, a leaf.
+    columns = sum(block.size for blocks in others for block in blocks) + sizes.table_rows(layout)
+    return made * made_leaf() + SMALL * (columns + 2 * stored) + stored * (GATE_MADE + GATE_PAIR)
+
+
+def made_leaf() -> float:
+    """For each leaf that is made from an integer of 16 bits; levels below KEPT are made anew in every pass."""
+    # Level 3, of two fractions of level 2; then all levels above, which have as many gates as level 3 has fractions.
+    work = (2 * _fraction(2, 0) + GATE_MADE) / 8 + GATE_MADE / 8
+    work += 3 * SMALL / 4  # level 0, first round: sums of a + b, a b and (c - a) (d - b) over pairs of gates, integers all
+    for bound in range(1, KEPT):  # level 0, later rounds: where numerators are 1 a gate is a product u0 u1, weighted
+        work += (4 * _fraction(0, bound) + 2 * (2 * PRODUCT + REDUCTION)) / (4 << bound)
+    for level in range(1, KEPT):  # levels 1 and 2, until they have shrunk to level 3's size: four fractions a pair
+        for bound in range(KEPT - level):
+            work += (4 * _fraction(level, bound) + 2 * GATE_VALUE) / (4 << (level + bound))
+    work += sum(2 * _fraction(level, KEPT - level) for level in range(KEPT)) / 16  # then their gates, one for 16 leaves, stored
+    return work + (KEPT / 16 + 1 / 8) * GATE_PAIR  # the rest of their rounds, and those of level 3 and up
+
+
+def _fraction(level: int, bound: int) -> float:
+    """With `bound` variables bound: a small product for each word of all 2^bound parts, a digit off p and off q."""
+    p, q = FRACTION_WORDS[level]
+    return SMALL * (((p + q) << bound) + (2 if p else 1))
+
+
+def _quadratic_sumcheck(size: int) -> float:
+    """A product of two tables: the claim, then for each pair two products and two folds; as many pairs as entries."""
+    return size * (PRODUCT + 2 * PRODUCT + 2 * FOLD)
+
+
+def _matrix_products(layout: Layout) -> float:
+    """Forward and backward: both tensors of a layer folded to (inner unit, step), weights once, then one sumcheck each."""
+    steps, work = layout.statement.steps, sum(map(_quadratic_sumcheck, sizes.product_stacks(layout)))
+    for inner, outer in itertools.chain(*sizes.product_layers(layout)):
+        work += SMALL * sizes.samples(layout) * (2 * inner + outer)  # left factor, updates, and the updates' outer side
+        work += SMALL * inner * outer + FOLD * inner * steps  # the start weights; rates times updates
+    return work
+
+
+def _history(layout: Layout) -> float:
+    """For each claim both tensors folded over units and the kernel; one sumcheck over all; the end weights' value."""
+    samples, work = sizes.samples(layout), _quadratic_sumcheck(sizes.history_stack(layout))
+    for j, (d, units) in enumerate(itertools.pairwise(layout.statement.widths)):
+        claims = 3 if j else 2  # forward, end, and backward, which the first layer has not
+        work += claims * (SMALL * samples * (d + 1 + units) + samples * FOLD) + SMALL * (d + 1) * units
+    return work
+
+
+def weights_on(layout: Layout, block: Block, looked_up: Mapping[str, int]) -> int:
+    """Different weights that claims put on a block's entries, products aside; one is the lookup's if it is looked up."""
+    s, (kind, layer) = layout.statement, sizes.kind_and_layer(block)
+    first, looked = s.segment == 0, block.name in looked_up
+    if kind == "start" and not looked:
+        return (3 if layer else 2) + first  # the claims on the layer's weights, then their limbs
+    gradient = 4 if s.layers > 1 else 2  # on the last layer's gradients: one of the backward products, others of the history
+    one_hot = first and s.loss == "cross_entropy"
+    weights = {"x": 3, "y": gradient + one_hot, "q": gradient, "z": 1 + gradient, "e": 2, "s": 2, "rho": 2}
+    return weights.get(kind, 1) + looked
+
+
+def _gather(layout: Layout) -> float:
+    """One sumcheck over all blocks, then every block's value at its point."""
+    s, looked_up = layout.statement, sizes.looked_up(layout)
+    # A block is folded by each weight's high side, all small products, and once by the point's low side.
+    work = sum(SMALL * block.size * (weights_on(layout, block, looked_up) + 1) for block in layout.blocks)
+    # 1 - b times p, b and ga: four claims on activations, one on signs, and on gradients those of the layer's weights.
+    for j, width in enumerate(s.widths[1:-1]):
+        work += product_sum(padded(width), layout.samples, [4, 1, 4 if j else 2], True)
+    if s.loss == "cross_entropy":
+        classes = padded(s.widths[-1])
+        work += product_sum(classes, layout.samples, [1, 1], True)  # h times 1 - h and d
+        work += product_sum(classes, layout.samples, [1], False)  # q S, and S has more than 16 bits
+    return work
+
+
+def product_sum(highs: int, lows: int, weights: Sequence[int], narrow: bool) -> float:
+    """A left factor times several right ones, `weights` on each product; `narrow`: of 8 and of 16 bits at most."""
+    rights, small, left_over, digits = len(weights), 0.0, 1.0, 2.0
+    if narrow and highs >= LEAST_HIGHS and lows >= LEAST_LOWS:
+        # Three rounds come out of 27 sums for each eight entries; then tables of an eighth of the size are written.
+        left_over = 0.5**ROUNDS
+        small, digits = SMALL * 27 / 8 * sum(weights), left_over
+    tables = (rights + 1) * SMALL * (1 + digits)  # a small product an entry, and digits off each sum
+    outer = sum(weights) * PRODUCT + rights * REDUCTION  # the weights written out
+    # For each pair three values of the left factor times the sum in brackets, and all tables folded.
+    rounds = 3 * (rights * PRODUCT + REDUCTION + PRODUCT) + (1 + 2 * rights) * FOLD
+    return highs * lows * (small + tables + left_over * (outer + rounds))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from zkaudit.zk.errors import BadInput
 
 if TYPE_CHECKING:
     from zkaudit.cli.bench.rates import Rates
+    from zkaudit.cli.bench.stages import Proved
 
 DEFAULT_LAYERS = 8
 
@@ -47,6 +47,8 @@ def measure(shape: Shape, thread_count: int) -> dict[str, Any]:
         with Worker() as worker:
             trained = worker(stages.train, shape, folder, thread_count)
         with Worker() as worker:
+            warmed = worker(stages.warm, folder, shape.segment_steps)
+        with Worker() as worker:
             proved = worker(stages.prove, folder, folder / "proof", shape.segment_steps, thread_count)
         with Worker() as worker:
             verify_seconds, verify_bytes = worker(stages.verify, proved.files, thread_count)
@@ -54,7 +56,7 @@ def measure(shape: Shape, thread_count: int) -> dict[str, Any]:
             bar("measuring this CPU", 0.0)
             measured = worker(rates.measure)
         proof_bytes = sum(file.stat().st_size for file in proved.files)
-        counted = _counted(proved.files, measured, thread_count)
+        counted = _counted(proved, measured, thread_count)
     phases = {"start": trained.commit_seconds, **proved.phases}
     prove_seconds = trained.commit_seconds + proved.seconds
     return {
@@ -79,6 +81,7 @@ def measure(shape: Shape, thread_count: int) -> dict[str, Any]:
         "segment_seconds": proved.segment_seconds,
         "peak_bytes": proved.peak_bytes,
         "peak_bytes_before_proving": proved.peak_bytes_before,
+        "warmed_bytes": warmed,
         "verify_seconds": verify_seconds,
         "verify_peak_bytes": verify_bytes,
         "proof_bytes": proof_bytes,
@@ -89,16 +92,16 @@ def measure(shape: Shape, thread_count: int) -> dict[str, Any]:
     }
 
 
-def _counted(files: Sequence[Path], rates: Rates, thread_count: int) -> dict[str, Any]:
+def _counted(proved: Proved, rates: Rates, thread_count: int) -> dict[str, Any]:
     """What the proved statements hold, what they cost by the model, and the seconds that makes at these rates."""
-    from zkaudit.cli.bench import limit
+    from zkaudit.cli.bench import limit, sizes
     from zkaudit.zk.layout import Layout
     from zkaudit.zk.proof_file import read
 
-    layouts = [Layout(read(file).statement) for file in files]
+    layouts = [Layout(read(file).statement) for file in proved.files]
     work: dict[str, limit.Work] = {}
     for layout in layouts:
-        for phase, more in limit.count(layout).items():
+        for phase, more in limit.count(layout, proved.lanes).items():
             work[phase] = work.get(phase, limit.Work()) + more
     total = limit.total(work)
     inside = [block.size for layout in layouts for block in (*layout.end, *layout.witness, *layout.multiplicities)]
@@ -107,7 +110,7 @@ def _counted(files: Sequence[Path], rates: Rates, thread_count: int) -> dict[str
         "rows": layouts[0].statement.rows,
         "row_length": 1 << layouts[0].statement.columns,
         "committed_entries": sum(before) + sum(inside),
-        "lookups": sum(limit.lookups(layout) for layout in layouts),
+        "lookups": sum(sizes.lookups(layout) for layout in layouts),
         "multiplications": round(total.multiplications),
         "additions": round(total.additions),
         "work": {phase: {name: round(number) for name, number in asdict(one).items()} for phase, one in work.items()},
@@ -147,10 +150,10 @@ def _lines(result: dict[str, Any]) -> list[str]:
     for phase, seconds in result["phases"].items():
         least = result["limit_phases"].get(phase, 0.0)
         lines.append(named_line(f"  {phase}", f"{seconds_text(seconds):>9}   limit {seconds_text(least):>9}"))
-    memory, before = result["peak_bytes"], result["peak_bytes_before_proving"]
+    memory, before, warmed = result["peak_bytes"], result["peak_bytes_before_proving"], result["warmed_bytes"]
     return [
         *lines,
-        named_line("memory", f"{bytes_text(memory)} at most, {bytes_text(before)} before proving"),
+        named_line("memory", f"{bytes_text(memory)} at most, {bytes_text(before)} before proving, warmed {bytes_text(warmed)}"),
         named_line("proof", bytes_text(result["proof_bytes"])),
         named_line("verification", f"{seconds_text(result['verify_seconds'])}, {bytes_text(result['verify_peak_bytes'])}"),
     ]
@@ -186,11 +189,16 @@ examples:
   zkaudit bench prove --widths 100,300,300,10 --batch 32 --steps 16 --loss square
 
 The rule: 10 outputs; hidden layers equally wide, the largest power of two that leaves at least as many inputs; the inputs
-take up the rest, a multiple of 64. 10,000,000 parameters in 8 layers are 3584-1024-...-1024-10. The real number is reported.
+take up the rest, a multiple of 64. The real number of parameters is reported. --parameters 10000000 alone is 8 layers, widths
+3584-1024-1024-1024-1024-1024-1024-1024-10, with 9,978,890 parameters: 100 steps of 64 samples, 256 random rows, cross-entropy.
 
 Any widths but the digits' run on random data. Training, proving and verifying have a process each: memory is that of proving
-alone, and verifying includes deriving the generators. Phase "start" is the commitment to data and start weights, which comes
-before training. The limit is what the multiplications and point additions of the very statement take at the rates of this CPU.
+alone, and verifying includes getting the generators. Phase "start" is the commitment to data and start weights, which comes
+before training. The limit is what the multiplications and point additions of the very statement take at the rates of this CPU,
+for integers that fill their ranges.
+
+On a virtual machine the host backs memory when it is touched first, several times as slowly as the system clears it. So a
+process of its own touches about as much as proving will take and ends before proving begins: "warmed_bytes" in the JSON.
 """
 
 COMMAND = Command("prove", "time and memory of training, proving and verifying a network", EXAMPLES, add_arguments, run)

@@ -6,7 +6,7 @@ multiplication; from_wide multiplies three times for the same loads and one stor
 multiplications in registers take. The lower of both is the limit: with this arithmetic no pass over tables can multiply faster.
 Passes that share reductions between products do better by count alone, which limit.py allows for.
 
-An addition: a many-row sum of 16-bit numbers, whose additions are batch-affine and counted by the cost model (limit.py)."""
+An addition: a many-row sum of 16-bit numbers, whose additions are batch-affine and counted by the cost model (additions.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zkaudit.cli.bench import limit
+from zkaudit.cli.bench.additions import Rows, row_additions
 from zkaudit.zk import curve, field
 from zkaudit.zk.backend import core
 
@@ -59,7 +59,7 @@ def addition() -> float:
     """Seconds a batch-affine point addition inside a many-row sum."""
     generators = curve.generators(b"zkaudit-bench-rates", COLUMNS)
     matrix = np.random.default_rng(0).integers(0, 1 << 16, (ROWS, COLUMNS), np.uint16)
-    additions = limit.row_additions([(matrix.size, 16)], COLUMNS)
+    additions = row_additions([Rows(ROWS, matrix.size, 16)], COLUMNS)
     return best(lambda: curve.msm_rows([matrix], generators), 3) / additions
 
 

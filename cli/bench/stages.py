@@ -13,6 +13,8 @@ from zkaudit.cli.bench.shape import Shape, run_of
 from zkaudit.cli.progress import ProgressBar
 from zkaudit.zk.errors import InvalidProof
 
+PAGE = 4096  # the smallest that a system has: one byte in each is touched
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -64,6 +66,26 @@ def train(shape: Shape, folder: Path, thread_count: int) -> Trained:
 
         result = run.train(batches, progress)
     return Trained(ended - committed, committed - started, result.test_accuracy, result.float_test_accuracy)
+
+
+def warm(folder: Path, segment_steps: int | None) -> int:
+    """Touch about as much memory as proving the run in `folder` will take; the bytes, which go back when this process ends.
+
+    A virtual machine's host backs memory when it is touched first, several times as slowly as the system clears it.
+    """
+    from zkaudit.zk.segments import proving_bytes
+    from zkaudit.zk.trace import read_trace
+
+    size = proving_bytes(read_trace(folder / "trace"), segment_steps)
+    touch(size)
+    return size
+
+
+def touch(size: int) -> None:
+    """Write to every page of so many bytes, then give them back."""
+    import numpy as np
+
+    np.empty(size, np.uint8)[::PAGE] = 1
 
 
 def prove(folder: Path, out: Path, segment_steps: int | None, thread_count: int) -> Proved:
