@@ -15,6 +15,7 @@ from zkaudit.zk.channel import ClearVerifier, ProverChannel
 from zkaudit.zk.claims import Claim, Form, Weight
 from zkaudit.zk.errors import InvalidProof
 from zkaudit.zk.field import MODULUS
+from zkaudit.zk.gathered import LowFolded
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear
 from zkaudit.zk.verifier import verify_segment
@@ -46,7 +47,7 @@ def gather_with_a_filled_row(
             else:
                 apart.products[forms] = weights
         filled = {**tables, "q": np.tile(tables["q"], (repeat, 1)), FILLED: row}
-        sums += [*gather._products(apart, tables), *gather._products(over_row, filled)]
+        sums += [*gather._sums(apart, tables, LowFolded(tables)), *gather._sums(over_row, filled, LowFolded(filled))]
     point, claim = sumcheck.prove(sums, gather.DEGREE, claim, channel, "gather")
     equalities = gather._Equalities(point)
     values = []
