@@ -204,8 +204,11 @@ struct LeafWrite {
     }
 };
 
-/// Level 3, the lowest that is kept: fraction i is the sum of leaves 8i to 8i + 7.
+/// Fractions of level 3 or 4: the sums of 8 or 16 leaves each.
+template <int level>
 struct LeafLayer {
+    static_assert(level == 3 || level == 4);
+
     const uint16_t* values;
     Scalar gamma;
     Scalar *p, *q;
@@ -215,9 +218,14 @@ struct LeafLayer {
         const Scalar one = Scalar::one();
         const LeafFold<L, 2, 0> fold(gamma, &one);
         for (int64_t i = begin; i < end; i += lane_width<L>) {
-            const Gate<L> gate = fold.gate(Window<L, uint16_t, 3>(values + 8 * i), 0);
-            store(product_pair(gate.p0, gate.q1, gate.p1, gate.q0), p + i);
-            store(gate.q0 * gate.q1, q + i);
+            const Window<L, uint16_t, level> window(values + (i << level));
+            Gate<L> gate = fold.gate(window, 0);
+            if constexpr (level == 4) {
+                const Gate<L> second = fold.gate(window, 8);
+                gate = {gate.sum_p(), second.sum_p(), gate.sum_q(), second.sum_q()};
+            }
+            store(gate.sum_p(), p + i);
+            store(gate.sum_q(), q + i);
         }
     }
 };

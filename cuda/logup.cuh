@@ -8,20 +8,6 @@
 
 namespace zkaudit {
 
-/// The gate's fraction: 3 multiplications, 2 reductions.
-struct FractionLayer {
-    const Scalar *p, *q;
-    Scalar *p_out, *q_out;
-
-    template <class L>
-    ZK_HD void at(int64_t y) const {
-        const L p0 = load<L>(p + 2 * y, 2), p1 = load<L>(p + 2 * y + 1, 2);
-        const L q0 = load<L>(q + 2 * y, 2), q1 = load<L>(q + 2 * y + 1, 2);
-        store(product_pair(p0, q1, p1, q0), p_out + y);
-        store(q0 * q1, q_out + y);
-    }
-};
-
 /// The four children of a gate.
 template <class L>
 struct Gate {
@@ -38,8 +24,25 @@ struct Gate {
                 loose_difference(a.q1, b.q1)};
     }
 
+    /// The gate's fraction.
+    ZK_HD L sum_p() const { return product_pair(p0, q1, p1, q0); }
+    ZK_HD L sum_q() const { return q0 * q1; }
+
     /// p0 q1 + p1 q0 + lambda q0 q1
     ZK_HD L combined(const L& lambda) const { return loose_gate(p0, lambda, q1, q0, p1); }
+};
+
+/// The gates' fractions: 3 multiplications, 2 reductions each.
+struct FractionLayer {
+    const Scalar *p, *q;
+    Scalar *p_out, *q_out;
+
+    template <class L>
+    ZK_HD void at(int64_t y) const {
+        const Gate<L> gate = Gate<L>::load_strided(p + 2 * y, q + 2 * y, 2);
+        store(gate.sum_p(), p_out + y);
+        store(gate.sum_q(), q_out + y);
+    }
 };
 
 /// The gates of a layer in memory.

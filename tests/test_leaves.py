@@ -5,7 +5,7 @@ import pytest
 
 from zkaudit.zk import field, kernels, mle
 from zkaudit.zk.field import MODULUS
-from zkaudit.zk.leaves import KEPT, WHOLE, Leaves, Part, count_words
+from zkaudit.zk.leaves import KEPT, WHOLE, WRITTEN, Leaves, Part, count_words
 
 rng = np.random.default_rng(11)
 
@@ -69,11 +69,11 @@ def threads(request):
 @pytest.mark.parametrize("parts", [mixed_parts(), only(0), only(3)])
 def test_levels_rounds_and_folds_are_those_of_the_written_leaves(parts, threads):
     leaves, (p, q) = Leaves(parts), written(parts)
-    for level in range(KEPT):
+    for level in range(WRITTEN):
         at, now = (p, q), leaves
         variables = (len(p) // 2 - 1).bit_length()
         point = [challenge() for _ in range(variables)]
-        for i in range(KEPT - level):
+        for i in range(WRITTEN - level):
             batch = challenge()
             rest = point[i + 1 :]
             low, high = mle.eq_table(rest[: len(rest) // 2]), mle.eq_table(rest[len(rest) // 2 :])
@@ -84,7 +84,9 @@ def test_levels_rounds_and_folds_are_those_of_the_written_leaves(parts, threads)
         assert [x.tobytes() for x in at] == [x.tobytes() for x in now]
         p, q = kernels.fraction_layer(p, q)
         leaves = leaves.above()
-    assert [x.tobytes() for x in (p, q)] == [x.tobytes() for x in Leaves(parts).kept()]
+    for level in (WRITTEN, KEPT):
+        assert [x.tobytes() for x in (p, q)] == [x.tobytes() for x in Leaves(parts).written(level)]
+        p, q = kernels.fraction_layer(p, q)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.int64])

@@ -74,6 +74,7 @@ def leaf_layer(
     gammas: _Array,
     p: Sequence[_Array],
     q: Sequence[_Array],
+    level: int,
     p_out: _Array,
     q_out: _Array,
     /,

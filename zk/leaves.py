@@ -1,7 +1,7 @@
-"""The lowest levels of a lookup's fraction tree: as large as all levels above together, and never written out.
+"""The lowest levels of a lookup's fraction tree: far larger than all levels above together, and never kept.
 
-Most leaves are 1 / (gamma - v) for integers v of 16 bits. The passes over their three lowest levels make fractions from these
-integers as they go (cuda/leaves.cuh), and level 3 is the lowest that is kept. Leaves of other kinds (pairs of columns, table
+Most leaves are 1 / (gamma - v) for integers v of 16 bits. The passes over the three lowest levels make fractions from these
+integers as they go (cuda/leaves.cuh); level 3 is written when its turn comes, and level 4 is the lowest that is kept. Leaves of other kinds (pairs of columns, table
 rows with their counts, blocks shorter than a run, integers that are too wide) are few: they are fractions in memory, between
 the runs of integers.
 """
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from zkaudit.zk import field, kernels, mle
 from zkaudit.zk.backend import Array, core, empty
 
-KEPT = 3  # level of the lowest fractions in memory
+WRITTEN = 3  # level of the lowest fractions that are ever written
+KEPT = 4  # level of the lowest fractions that are kept from the start
 RUN = 64  # runs begin and end at multiples of this many leaves
 WHOLE = 1 << 14  # leaves are filled up to a multiple of this, which keeps the large levels even
 
@@ -60,7 +61,7 @@ class _Run:
 
 
 class Leaves:
-    """A level below KEPT, the first variables of its layer bound; at first level 0, unbound. `length` leaves, then 0 / 1."""
+    """A level below WRITTEN, the first variables of its layer bound; at first level 0, unbound. `length` leaves, then 0 / 1."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         """`parts` adjoin each other, the largest first, all of power-of-two sizes."""
@@ -97,10 +98,12 @@ class Leaves:
         """The level of neighbours' sums."""
         return self._with(self.level + 1, [], [kernels.fraction_layer(run.p, run.q) for run in self.runs if run.stored])
 
-    def kept(self) -> tuple[Array, Array]:
-        """p and q of level KEPT."""
-        p, q = empty(self.length >> KEPT, 4), empty(self.length >> KEPT, 4)
-        core.leaf_layer(*_arguments(self.above().above().above().runs), p, q)
+    def written(self, level: int) -> tuple[Array, Array]:
+        """p and q of level WRITTEN or KEPT, from level 0."""
+        runs, p, q = self, empty(self.length >> level, 4), empty(self.length >> level, 4)
+        for _ in range(level):
+            runs = runs.above()
+        core.leaf_layer(*_arguments(runs.runs), level, p, q)
         return p, q
 
     def round(self, batch: int, rest: Sequence[int]) -> tuple[int, int]:
@@ -113,12 +116,12 @@ class Leaves:
         return constant, leading
 
     def fold(self, r: int) -> Leaves | tuple[Array, Array]:
-        """The gates' lowest variable bound; once a level has shrunk to the size of level KEPT, its fractions in memory."""
+        """The gates' lowest variable bound; once a level has shrunk to the size of level WRITTEN, its fractions."""
         stored = [kernels.fraction_fold(run.p, run.q, r) for run in self.runs if run.stored]
         folded = self._with(self.level, [*self.bound, r], stored)
-        if self.level + len(folded.bound) < KEPT:
+        if self.level + len(folded.bound) < WRITTEN:
             return folded
-        p, q = empty(self.length >> KEPT, 4), empty(self.length >> KEPT, 4)
+        p, q = empty(self.length >> WRITTEN, 4), empty(self.length >> WRITTEN, 4)
         core.leaf_write(*_arguments(folded.runs), self.level, mle.eq_table(folded.bound), p, q)
         return p, q
 

@@ -13,7 +13,7 @@ probability rows / |F|. A layer of the tree is one sumcheck over its gates with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
 from zkaudit.zk.claims import Claim
 from zkaudit.zk.field import MODULUS, Array
 from zkaudit.zk.layout import EXPONENTIAL, Layout, exponential_table, table_bits
-from zkaudit.zk.leaves import KEPT, Leaves, Part, count_words
+from zkaudit.zk.leaves import KEPT, WRITTEN, Leaves, Part, count_words
 from zkaudit.zk.linear import Linear, combination, polynomial_at
 from zkaudit.zk.stack import Stack, stack
 
@@ -42,14 +42,13 @@ def prove(layout: Layout, tables: Mapping[str, Any], channel: ProverChannel) -> 
     gamma, beta = channel.challenges("lookup", 2)
     laid = _stack(layout)
     leaves = _leaves(layout, tables, laid, gamma, beta)
-    levels = [leaves.kept()]
-    while len(levels) < laid.variables - KEPT:
-        levels.append(kernels.fraction_layer(*levels[-1]))
-    numerator, denominator = Linear(), channel.send(field.to_ints(kernels.fraction_layer(*levels[-1])[1]), "root")[0]
-    lazy = [leaves, leaves.above(), leaves.above().above()]
+    kept = [leaves.written(KEPT)]
+    while len(kept) <= laid.variables - KEPT:
+        kept.append(kernels.fraction_layer(*kept[-1]))
+    numerator, denominator = Linear(), channel.send(field.to_ints(kept.pop()[1]), "root")[0]
     point: list[int] = []
-    for _ in range(laid.variables):
-        level: _Stored | Leaves = _Stored(*levels.pop()) if levels else lazy.pop()
+    level: _Stored | Leaves
+    for level in _descending(kept, leaves):
         batch, claim = _begin_layer(numerator, denominator, channel)
         bound: list[int] = []
         for i, w in enumerate(point):
@@ -141,6 +140,14 @@ def _appended(values: Array, last: int) -> Array:
     out = empty(len(values) + 1, 4)
     out[:-1], out[-1:] = values, field.full(1, last)
     return out
+
+
+def _descending(kept: list[tuple[Array, Array]], leaves: Leaves) -> Iterator[_Stored | Leaves]:
+    """The tree's levels from below the root down; each is given up once it is handed on."""
+    while kept:
+        yield _Stored(*kept.pop())
+    yield _Stored(*leaves.written(WRITTEN))
+    yield from (leaves.above().above(), leaves.above(), leaves)
 
 
 def _leaves(layout: Layout, tables: Mapping[str, Any], laid: Stack, gamma: int, beta: int) -> Leaves:

@@ -125,21 +125,27 @@ inline void leaf_write(const std::vector<int64_t>& ends, const std::vector<Small
     });
 }
 
-/// Level 3; fractions in memory are those of level 3 already.
-inline void leaf_layer(const std::vector<int64_t>& ends, const std::vector<Small>& values, const Input& gammas, const std::vector<Input>& p,
-                       const std::vector<Input>& q, const Output& p_out, const Output& q_out) {
-    const LeafRuns leaves(ends, values, gammas, p, q);
-    const std::vector<LeafRuns::Piece> pieces = leaves.pieces(3, chunk);
+template <int level>
+void leaf_layer_of(const LeafRuns& leaves, Scalar* p_out, Scalar* q_out) {
+    const std::vector<LeafRuns::Piece> pieces = leaves.pieces(level, chunk);
     for_jobs(static_cast<int64_t>(pieces.size()), leaves.length(), [&](int64_t i) {
         const auto& [run, first, begin, end] = pieces[i];
-        Scalar *to_p = elements(p_out) + first, *to_q = elements(q_out) + first;
         if (run->values == nullptr) {
-            std::copy(run->p + (begin - first), run->p + (end - first), to_p + (begin - first));
-            std::copy(run->q + (begin - first), run->q + (end - first), to_q + (begin - first));
+            std::copy(run->p + (begin - first), run->p + (end - first), p_out + begin);
+            std::copy(run->q + (begin - first), run->q + (end - first), q_out + begin);
         } else {
-            in_lanes(LeafLayer{run->values, run->gamma, to_p, to_q}, begin - first, end - first);
+            in_lanes(LeafLayer<level>{run->values, run->gamma, p_out + first, q_out + first}, begin - first, end - first);
         }
     });
+}
+
+/// Level 3 or 4; fractions in memory are those of that level already.
+inline void leaf_layer(const std::vector<int64_t>& ends, const std::vector<Small>& values, const Input& gammas, const std::vector<Input>& p,
+                       const std::vector<Input>& q, int64_t level, const Output& p_out, const Output& q_out) {
+    const LeafRuns leaves(ends, values, gammas, p, q);
+    if (level == 3) return leaf_layer_of<3>(leaves, elements(p_out), elements(q_out));
+    if (level == 4) return leaf_layer_of<4>(leaves, elements(p_out), elements(q_out));
+    throw nb::value_error("level: must be 3 or 4");
 }
 
 /// counts[x] += how often x stands in `values`, all of them below the length of `counts`.
