@@ -188,8 +188,7 @@ def product_sum(
     left: Form, parts: Sequence[WeightedProduct], shape: tuple[int, int], tables: Mapping[str, Any]
 ) -> sumcheck.Sum:
     """The sum as it is made fastest; with tables written out where they are small or their integers are not."""
-    narrow = _is_narrow(left, tables, 1) and all(_is_narrow(part.right, tables, 2) for part in parts)
-    if shape[0] >= LEAST_HIGHS and shape[1] >= LEAST_LOWS and narrow:
+    if is_wide(*shape) and _is_narrow(left, tables, 1) and all(_is_narrow(part.right, tables, 2) for part in parts):
         return ProductSum(left, parts, tables)
     written = [_written(left, shape, tables)]
     terms: list[tuple[int, ...]] = []
@@ -198,6 +197,11 @@ def product_sum(
         written += [field.outer_sum(_scaled_highs(part), np.stack([weight.low for weight in part.weights]))]
         written += [_written(part.right, shape, tables)]
     return sumcheck.Products(written, terms)
+
+
+def is_wide(highs: int, lows: int) -> bool:
+    """Whether products over tables of this shape begin with small integers instead of written tables."""
+    return highs >= LEAST_HIGHS and lows >= LEAST_LOWS
 
 
 def linear_sums(parts: Sequence[WeightedBlocks], tables: Mapping[str, Any], folded: LowFolded) -> list[LinearSum]:

@@ -1,9 +1,9 @@
 """The lowest levels of a lookup's fraction tree: far larger than all levels above together, and never kept.
 
 Most leaves are 1 / (gamma - v) for integers v of 16 bits. The passes over the three lowest levels make fractions from these
-integers as they go (cuda/leaves.cuh); level 3 is written when its turn comes, and level 4 is the lowest that is kept. Leaves of other kinds (pairs of columns, table
-rows with their counts, blocks shorter than a run, integers that are too wide) are few: they are fractions in memory, between
-the runs of integers.
+integers as they go (cuda/leaves.cuh); level 3 is written when its turn comes, and level 4 is the lowest that is kept. Leaves
+of other kinds (pairs of columns, table rows with their counts, blocks shorter than a run, integers that are too wide) are few:
+they are fractions in memory, between the runs of integers.
 """
 
 from __future__ import annotations

@@ -17,13 +17,15 @@ from pathlib import Path
 
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import BadInput
+from zkaudit.zk.gathered import is_wide
 from zkaudit.zk.layout import Layout, choose_columns, padded
 from zkaudit.zk.opening import Opening, data_path, load, load_or_commit, weights_path
 from zkaudit.zk.statement import Statement, check, derive_batch_seed, end_bound, first_start_bound
 from zkaudit.zk.trace import Integers, Trace
 from zkaudit.zk.witness import data_tables, segment_witness, weight_tables
 
-ENTRY_BYTES = 24  # memory that proving a segment takes, at most, for each entry of its tables
+WIDE_ENTRY_BYTES = 24  # memory that proving takes, at most, for each entry of tables that `gathered` never writes out
+ENTRY_BYTES = 48  # for each entry of other tables
 
 
 def first_statement(run: Path, trace: Trace, blinder: Blinder) -> Statement:
@@ -75,7 +77,12 @@ def proving_bytes(trace: Trace, segment_steps: int | None) -> int:
     statement = _of_trace(trace)
     steps = min(segment_steps or _fitting_steps(statement), trace.steps)
     layout = Layout(replace(statement, rates=statement.rates[:steps]))
-    return min(ENTRY_BYTES * sum(block.size for block in layout.blocks), memory_bytes() // 2)
+    return min(table_bytes(layout), memory_bytes() // 2)
+
+
+def table_bytes(layout: Layout) -> int:
+    """A bound on the memory that proving a segment takes beyond what the program itself takes."""
+    return sum(block.size * (WIDE_ENTRY_BYTES if is_wide(block.highs, block.lows) else ENTRY_BYTES) for block in layout.blocks)
 
 
 def openings(run: Path, statement: Statement) -> list[Opening]:
@@ -136,10 +143,10 @@ def _of_trace(trace: Trace) -> Statement:
 
 def _fitting_steps(statement: Statement) -> int:
     """The longest segment that can be proved in half of this machine's memory, at least one step."""
-    steps, most = statement.steps, memory_bytes() // (2 * ENTRY_BYTES)
+    steps, most = statement.steps, memory_bytes() // 2
     while steps > 1:
         layout = Layout(replace(statement, rates=statement.rates[:steps]))
-        if sum(block.size for block in layout.blocks) <= most and padded(steps * statement.batch) <= 1 << 22:
+        if table_bytes(layout) <= most and padded(steps * statement.batch) <= 1 << 22:
             break
         steps = (steps + 1) // 2
     return steps

@@ -21,7 +21,7 @@ from zkaudit.cli.bench import additions, sizes
 from zkaudit.zk.block import Block
 from zkaudit.zk.gathered import LEAST_HIGHS, LEAST_LOWS, ROUNDS
 from zkaudit.zk.layout import Layout, padded
-from zkaudit.zk.leaves import KEPT, RUN
+from zkaudit.zk.leaves import RUN, WRITTEN
 
 PRODUCT, REDUCTION, SMALL = 0.5, 0.5, 0.1
 FOLD = PRODUCT + REDUCTION  # low + r (high - low)
@@ -89,17 +89,20 @@ def _lookup(layout: Layout) -> float:
 
 
 def made_leaf() -> float:
-    """For each leaf that is made from an integer of 16 bits; levels below KEPT are made anew in every pass."""
-    # Level 3, of two fractions of level 2; then all levels above, which have as many gates as level 3 has fractions.
-    work = (2 * _fraction(2, 0) + GATE_MADE) / 8 + GATE_MADE / 8
+    """For each leaf that is made from an integer of 16 bits; levels below WRITTEN are made anew in every pass."""
+    # Level 3, of two fractions of level 2: on the way to level 4, and again when it is written. Then all levels above, which have
+    # as many gates as level 3 has fractions.
+    work = 2 * (2 * _fraction(2, 0) + GATE_MADE) / 8 + GATE_MADE / 8
     work += 3 * SMALL / 4  # level 0, first round: sums of a + b, a b and (c - a) (d - b) over pairs of gates, integers all
-    for bound in range(1, KEPT):  # level 0, later rounds: where numerators are 1 a gate is a product u0 u1, weighted
+    for bound in range(1, WRITTEN):  # level 0, later rounds: where numerators are 1 a gate is a product u0 u1, weighted
         work += (4 * _fraction(0, bound) + 2 * (2 * PRODUCT + REDUCTION)) / (4 << bound)
-    for level in range(1, KEPT):  # levels 1 and 2, until they have shrunk to level 3's size: four fractions a pair
-        for bound in range(KEPT - level):
+    for level in range(1, WRITTEN):  # levels 1 and 2, until they have shrunk to level 3's size: four fractions a pair
+        for bound in range(WRITTEN - level):
             work += (4 * _fraction(level, bound) + 2 * GATE_VALUE) / (4 << (level + bound))
-    work += sum(2 * _fraction(level, KEPT - level) for level in range(KEPT)) / 16  # then their gates, one for 16 leaves, stored
-    return work + (KEPT / 16 + 1 / 8) * GATE_PAIR  # the rest of their rounds, and those of level 3 and up
+    work += (
+        sum(2 * _fraction(level, WRITTEN - level) for level in range(WRITTEN)) / 16
+    )  # then their gates, one for 16 leaves, stored
+    return work + (WRITTEN / 16 + 1 / 8) * GATE_PAIR  # the rest of their rounds, and those of level 3 and up
 
 
 def _fraction(level: int, bound: int) -> float:
