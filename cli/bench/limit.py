@@ -90,8 +90,8 @@ def _lookup(layout: Layout) -> float:
 
 def made_leaf() -> float:
     """For each leaf that is made from an integer of 16 bits; levels below WRITTEN are made anew in every pass."""
-    # Level 3, of two fractions of level 2: on the way to level 4, and again when it is written. Then all levels above, which have
-    # as many gates as level 3 has fractions.
+    # Level 3, of two fractions of level 2: on the way to level 4, and again when it is written. Then all levels above, which
+    # have as many gates as level 3 has fractions.
     work = 2 * (2 * _fraction(2, 0) + GATE_MADE) / 8 + GATE_MADE / 8
     work += 3 * SMALL / 4  # level 0, first round: sums of a + b, a b and (c - a) (d - b) over pairs of gates, integers all
     for bound in range(1, WRITTEN):  # level 0, later rounds: where numerators are 1 a gate is a product u0 u1, weighted
