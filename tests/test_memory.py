@@ -8,18 +8,18 @@ import pytest
 from zkaudit_process import zkaudit
 
 PROVE = """
-import resource, sys
+import sys
 from pathlib import Path
+from zkaudit.cli.bench.process import peak_bytes
 from zkaudit.zk import pedersen
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.proof_file import read
 from zkaudit.zk.prover import prove_run
 from zkaudit.zk.segments import table_bytes
 pedersen.columns(1 << 14), pedersen.slots(1 << 12)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak_bytes()
 file = prove_run(Path(sys.argv[1]), Path(sys.argv[2]))[0]
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(peak - before, table_bytes(Layout(read(file).statement)))
+print(peak_bytes() - before, table_bytes(Layout(read(file).statement)))
 """
 CONFIG = """
 [data]

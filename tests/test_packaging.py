@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "sklearn", "scipy", "safetensors", "ray")
-BENCH_ALONE = {"ckzg", "py-arkworks-bls12381", "ezkl", "onnx"}
+BENCH_ALONE = {"ezkl", "onnx"}
 BLOCK_HEAVY = f"""
 import sys
 class Blocker:
