@@ -1,6 +1,7 @@
 """What holds for every test: no time limit on one example, fixed examples in CI, no more threads than cores, proved runs."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -22,3 +23,14 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> Proved:
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Proved:
     return proved(tmp_path_factory.mktemp("odd"), ODD, "--segment-steps", "2")
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The field core on this many threads."""
+    from zkaudit.zk import field  # reads OMP_NUM_THREADS, set above, when it is loaded
+
+    before = field.threads()
+    field.set_threads(request.param)
+    yield request.param
+    field.set_threads(before)

@@ -45,14 +45,6 @@ def random_small(rng, dtype, shape):
     return values
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = field.threads()
-    field.set_threads(request.param)
-    yield request.param
-    field.set_threads(before)
-
-
 def test_modulus_is_the_group_order():
     assert curve_order == MODULUS
 

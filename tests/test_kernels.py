@@ -13,14 +13,6 @@ from zkaudit.zk.field import MODULUS
 elements = st.sampled_from([0, 1, MODULUS - 1]) | st.integers(0, MODULUS - 1)
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = field.threads()
-    field.set_threads(request.param)
-    yield request.param
-    field.set_threads(before)
-
-
 def random_vector(rng, n):
     return field.from_wide_bytes(rng.bytes(64 * n))
 

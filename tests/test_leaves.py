@@ -58,17 +58,9 @@ def written(parts):
     return field.from_ints(p + [0] * tail), field.from_ints(q + [1] * tail)
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = field.threads()
-    field.set_threads(request.param)
-    yield request.param
-    field.set_threads(before)
-
-
 @pytest.mark.parametrize("parts", [mixed_parts(), only(0), only(3)])
 def test_levels_rounds_and_folds_are_those_of_the_written_leaves(parts, threads):
-    leaves, (p, q) = Leaves(parts), written(parts)
+    leaves, (p, q) = Leaves.of(parts), written(parts)
     for level in range(WRITTEN):
         at, now = (p, q), leaves
         variables = (len(p) // 2 - 1).bit_length()
@@ -85,7 +77,7 @@ def test_levels_rounds_and_folds_are_those_of_the_written_leaves(parts, threads)
         p, q = kernels.fraction_layer(p, q)
         leaves = leaves.above()
     for level in (WRITTEN, KEPT):
-        assert [x.tobytes() for x in (p, q)] == [x.tobytes() for x in Leaves(parts).written(level)]
+        assert [x.tobytes() for x in (p, q)] == [x.tobytes() for x in Leaves.of(parts).written(level)]
         p, q = kernels.fraction_layer(p, q)
 
 

@@ -60,43 +60,40 @@ class _Run:
         return len(self.values) == 0
 
 
+@dataclass(frozen=True)
 class Leaves:
-    """A level below WRITTEN, the first variables of its layer bound; at first level 0, unbound. `length` leaves, then 0 / 1."""
+    """A level below WRITTEN, the first variables of its layer bound. `length` leaves, then 0 / 1."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        """`parts` adjoin each other, the largest first, all of power-of-two sizes."""
-        self.level = 0
-        self.bound: list[int] = []
-        self.runs: list[_Run] = []
+    level: int
+    bound: tuple[int, ...]
+    runs: tuple[_Run, ...]
+
+    @staticmethod
+    def of(parts: Sequence[Part]) -> Leaves:
+        """Level 0, unbound; `parts` adjoin each other, the largest first, all of power-of-two sizes."""
+        runs: list[_Run] = []
         between: list[Part] = []
         end = 0
         for part in parts:
             if not part.is_run:
                 between.append(part)
                 continue
-            self._store(between, end, part.offset)
+            runs += _stored(between, end, part.offset)
             between = []
             values = np.ascontiguousarray(part.columns[0][1], np.uint16).reshape(-1)
             end = part.offset + part.size
-            self.runs.append(_Run(end, part.gamma, values, field.zeros(0), field.zeros(0)))
-        self._store(between, end, -(-(parts[-1].offset + parts[-1].size) // WHOLE) * WHOLE)
-        self.length = self.runs[-1].end
+            runs.append(_Run(end, part.gamma, values, field.zeros(0), field.zeros(0)))
+        runs += _stored(between, end, -(-(parts[-1].offset + parts[-1].size) // WHOLE) * WHOLE)
+        return Leaves(0, (), tuple(runs))
 
-    def _store(self, parts: Sequence[Part], begin: int, end: int) -> None:
-        """A run of fractions in memory: those of `parts`, and 0 / 1 where they leave room."""
-        if begin == end:
-            return
-        p, q = field.zeros(end - begin), field.full(end - begin, 1)
-        for part in parts:
-            inside = slice(part.offset - begin, part.offset - begin + part.size)
-            terms = [(-scale, np.ascontiguousarray(column).reshape(-1)) for scale, column in part.columns]
-            q[inside] = field.affine(part.gamma, terms, part.size)
-            p[inside] = field.full(part.size, 1) if part.counts is None else field.neg(field.from_small(part.counts))
-        self.runs.append(_Run(end, 0, np.empty(0, np.uint16), p, q))
+    @property
+    def length(self) -> int:
+        """Leaves up to the end of the last run, a multiple of WHOLE."""
+        return self.runs[-1].end
 
     def above(self) -> Leaves:
         """The level of neighbours' sums."""
-        return self._with(self.level + 1, [], [kernels.fraction_layer(run.p, run.q) for run in self.runs if run.stored])
+        return self._with(self.level + 1, (), [kernels.fraction_layer(run.p, run.q) for run in self.runs if run.stored])
 
     def written(self, level: int) -> tuple[Array, Array]:
         """p and q of level WRITTEN or KEPT, from level 0."""
@@ -118,21 +115,33 @@ class Leaves:
     def fold(self, r: int) -> Leaves | tuple[Array, Array]:
         """The gates' lowest variable bound; once a level has shrunk to the size of level WRITTEN, its fractions."""
         stored = [kernels.fraction_fold(run.p, run.q, r) for run in self.runs if run.stored]
-        folded = self._with(self.level, [*self.bound, r], stored)
+        folded = self._with(self.level, (*self.bound, r), stored)
         if self.level + len(folded.bound) < WRITTEN:
             return folded
         p, q = empty(self.length >> WRITTEN, 4), empty(self.length >> WRITTEN, 4)
         core.leaf_write(*_arguments(folded.runs), self.level, mle.eq_table(folded.bound), p, q)
         return p, q
 
-    def _with(self, level: int, bound: list[int], stored: list[tuple[Array, Array]]) -> Leaves:
-        out: Leaves = Leaves.__new__(Leaves)
-        out.level, out.bound, out.length, out.runs = level, bound, self.length, []
-        fractions = iter(stored)
+    def _with(self, level: int, bound: tuple[int, ...], stored: Sequence[tuple[Array, Array]]) -> Leaves:
+        """The same runs with other fractions where they are in memory."""
+        runs, fractions = [], iter(stored)
         for run in self.runs:
             p, q = next(fractions) if run.stored else (run.p, run.q)
-            out.runs.append(replace(run, p=p, q=q))
-        return out
+            runs.append(replace(run, p=p, q=q))
+        return Leaves(level, bound, tuple(runs))
+
+
+def _stored(parts: Sequence[Part], begin: int, end: int) -> list[_Run]:
+    """A run of fractions in memory, or none: those of `parts`, and 0 / 1 where they leave room."""
+    if begin == end:
+        return []
+    p, q = field.zeros(end - begin), field.full(end - begin, 1)
+    for part in parts:
+        inside = slice(part.offset - begin, part.offset - begin + part.size)
+        terms = [(-scale, np.ascontiguousarray(column).reshape(-1)) for scale, column in part.columns]
+        q[inside] = field.affine(part.gamma, terms, part.size)
+        p[inside] = field.full(part.size, 1) if part.counts is None else field.neg(field.from_small(part.counts))
+    return [_Run(end, 0, np.empty(0, np.uint16), p, q)]
 
 
 def count_words(values: Any, counts: NDArray[np.int64]) -> None:

@@ -160,7 +160,7 @@ def _leaves(layout: Layout, tables: Mapping[str, Any], laid: Stack, gamma: int, 
     for i in laid.order:
         columns = list(zip((1, beta), rows[i], strict=False))
         parts.append(Part(laid.offsets[i], (gamma - beta * beta * numbers[i]) % MODULUS, columns, counts[i]))
-    return Leaves(parts)
+    return Leaves.of(parts)
 
 
 def _table_columns(layout: Layout, table: int) -> list[Any]:
