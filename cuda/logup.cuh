@@ -62,6 +62,40 @@ struct StoredGates {
     };
 };
 
+/// The gates of a layer whose lowest variable is bound to r on the way: new[2i + c] as in FractionFold, written as they are made,
+/// so that folding a layer and its next round take one pass over it. Pair i folds gates 4i to 4i + 3.
+struct FoldedGates {
+    const Scalar *p, *q;
+    Scalar r;
+    Scalar *p_out, *q_out;
+
+    template <class L>
+    struct On {
+        const Scalar *p, *q;
+        L factor;
+        Scalar *p_out, *q_out;
+
+        ZK_HD explicit On(const FoldedGates& gates)
+            : p(gates.p), q(gates.q), factor(load<L>(&gates.r, 0)), p_out(gates.p_out), q_out(gates.q_out) {}
+
+        ZK_HD L fold(const Scalar* old, Scalar* out) const {
+            const L value = interpolate(load<L>(old, 8), load<L>(old + 2, 8), factor);
+            store(value, out, 4);
+            return value;
+        }
+
+        ZK_HD Gate<L> gate(int64_t from, int64_t to) const {
+            return {fold(p + from, p_out + to), fold(p + from + 1, p_out + to + 1), fold(q + from, q_out + to),
+                    fold(q + from + 1, q_out + to + 1)};
+        }
+
+        ZK_HD void pair(int64_t i, Gate<L>& first, Gate<L>& second) const {
+            first = gate(8 * i, 4 * i);
+            second = gate(8 * i + 4, 4 * i + 2);
+        }
+    };
+};
+
 /// One round over pairs of gates: constant += h(0), leading += the leading coefficient of h(X) = sum of E[i] gate(i; X).
 /// Cost a pair: 8 multiplications, 4 reductions.
 template <class Gates>

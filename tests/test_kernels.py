@@ -176,3 +176,17 @@ def test_wrong_arguments_are_refused_by_name():
     ]:
         with pytest.raises(ValueError, match=f"^{name}:"):
             call()
+
+
+@pytest.mark.parametrize("gates", [4, 12, 64, 2044, 8192])
+def test_folding_with_the_next_round_is_both_one_after_the_other(gates, threads):
+    rng = np.random.default_rng(gates)
+    p, q = random_vector(rng, 2 * gates), random_vector(rng, 2 * gates)
+    r, lam = field.to_ints(random_vector(rng, 2))
+    variables = (gates // 2 - 1).bit_length() - 1
+    point = field.to_ints(random_vector(rng, max(variables, 0)))
+    low, high = mle.eq_table(point[: variables // 2]), mle.eq_table(point[variables // 2 :])
+    folded = kernels.fraction_fold(p, q, r)
+    *fused, values = kernels.fraction_fold_round(p, q, r, lam, low, high)
+    assert [x.tobytes() for x in folded] == [x.tobytes() for x in fused]
+    assert kernels.fraction_round(*folded, lam, low, high) == values

@@ -42,6 +42,18 @@ def products_round(tables: Sequence[_Array], terms: Sequence[Sequence[int]], deg
 def fraction_layer(p: _Array, q: _Array, p_out: _Array, q_out: _Array, /) -> None: ...
 def fraction_round(p: _Array, q: _Array, lam: _Array, low: _Array, high: _Array, out: _Array, /) -> None: ...
 def fraction_fold(old: _Array, r: _Array, neutral: _Array, out: _Array, /) -> None: ...
+def fraction_fold_round(
+    p: _Array,
+    q: _Array,
+    r: _Array,
+    lam: _Array,
+    low: _Array,
+    high: _Array,
+    p_out: _Array,
+    q_out: _Array,
+    out: _Array,
+    /,
+) -> None: ...
 def leaf_round(
     ends: Sequence[int],
     values: Sequence[npt.NDArray[np.uint16]],

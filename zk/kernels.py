@@ -59,15 +59,9 @@ def fraction_round(p: Array, q: Array, lam: int, eq_low: Array, eq_high: Array) 
     (X = 1). Gates from m to 2^(a+b+1) have the neutral children 0 / 1 and are not in memory. E must sum to 1.
     """
     _check_fractions(p, q)
-    check("eq_low", eq_low, (None, 4))
-    check("eq_high", eq_high, (None, 4))
     if len(p) % 2:
         raise ValueError(f"p: need two children a gate, got {len(p)}")
-    for name, table in (("eq_low", eq_low), ("eq_high", eq_high)):
-        if len(table) == 0 or len(table) & (len(table) - 1):
-            raise ValueError(f"{name}: need a power of two of entries, got {len(table)}")
-    if len(p) > 4 * len(eq_low) * len(eq_high):
-        raise ValueError(f"p: {len(p) // 2} gates do not fit {len(eq_low) * len(eq_high)} pairs")
+    _check_equality(len(p) // 2, eq_low, eq_high)
     out = empty(2, 4)
     core.fraction_round(p, q, from_ints([lam]), eq_low, eq_high, out)
     constant, leading = to_ints(out)
@@ -88,6 +82,30 @@ def fraction_fold(p: Array, q: Array, r: int) -> tuple[Array, Array]:
     core.fraction_fold(p, point, zeros(1), p_out)
     core.fraction_fold(q, point, from_ints([1]), q_out)
     return p_out, q_out
+
+
+def fraction_fold_round(
+    p: Array, q: Array, r: int, lam: int, eq_low: Array, eq_high: Array
+) -> tuple[Array, Array, tuple[int, int]]:
+    """fraction_fold, and fraction_round of its result, in one pass over p and q: a multiple of four gates."""
+    _check_fractions(p, q)
+    if len(p) % 8:
+        raise ValueError(f"p: need a multiple of 8 children, got {len(p)}")
+    _check_equality(len(p) // 4, eq_low, eq_high)
+    p_out, q_out, out = empty(len(p) // 2, 4), empty(len(p) // 2, 4), empty(2, 4)
+    core.fraction_fold_round(p, q, from_ints([r]), from_ints([lam]), eq_low, eq_high, p_out, q_out, out)
+    constant, leading = to_ints(out)
+    return p_out, q_out, (constant, leading)
+
+
+def _check_equality(gates: int, eq_low: Array, eq_high: Array) -> None:
+    """The tables must have room for the gates' pairs."""
+    for name, table in (("eq_low", eq_low), ("eq_high", eq_high)):
+        check(name, table, (None, 4))
+        if len(table) == 0 or len(table) & (len(table) - 1):
+            raise ValueError(f"{name}: need a power of two of entries, got {len(table)}")
+    if gates > 2 * len(eq_low) * len(eq_high):
+        raise ValueError(f"p: {gates} gates do not fit {len(eq_low) * len(eq_high)} pairs")
 
 
 def _check_fractions(p: Array, q: Array) -> None:

@@ -51,13 +51,15 @@ def prove(layout: Layout, tables: Mapping[str, Any], channel: ProverChannel) -> 
     for level in _descending(kept, leaves):
         batch, claim = _begin_layer(numerator, denominator, channel)
         bound: list[int] = []
+        at_zero, leading = level.round(batch, point[1:]) if point else (0, 0)
         for i, w in enumerate(point):
-            at_zero, leading = level.round(batch, point[i + 1 :])
             at_one = (channel.value(claim) - (1 - w) * at_zero) * pow(w, -1, MODULUS)
             message = channel.send([at_zero, at_one - at_zero - leading, leading], "fractions")
             r, claim = _fold_claim(message, w, claim, channel)
-            folded = level.fold(r)
-            level = folded if isinstance(folded, Leaves) else _Stored(*folded)
+            if i + 1 < len(point):
+                level, (at_zero, leading) = _fold_round(level, r, batch, point[i + 2 :])
+            else:
+                level = _folded(level, r)
             bound.append(r)
         assert isinstance(level, _Stored)  # the stack holds 2^16 leaves or more: the largest table's rows
         p0, p1, q0, q1 = level.last()
@@ -134,6 +136,22 @@ class _Stored:
         """The children p0, p1, q0, q1 of the only gate."""
         p0, p1, q0, q1 = field.to_ints(np.concatenate([self.p, self.q]))
         return p0, p1, q0, q1
+
+
+def _folded(level: _Stored | Leaves, r: int) -> _Stored | Leaves:
+    """The gates' lowest variable bound."""
+    folded = level.fold(r)
+    return folded if isinstance(folded, Leaves) else _Stored(*folded)
+
+
+def _fold_round(level: _Stored | Leaves, r: int, batch: int, rest: Sequence[int]) -> tuple[_Stored | Leaves, tuple[int, int]]:
+    """The same with the next round's values, in one pass over a level in memory that has whole pairs of gates afterwards."""
+    if isinstance(level, Leaves) or len(level.p) % 8:
+        folded = _folded(level, r)
+        return folded, folded.round(batch, rest)
+    low, high = mle.eq_table(rest[: len(rest) // 2]), mle.eq_table(rest[len(rest) // 2 :])
+    p, q, values = kernels.fraction_fold_round(level.p, level.q, r, batch, low, high)
+    return _Stored(p, q), values
 
 
 def _appended(values: Array, last: int) -> Array:
