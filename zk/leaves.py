@@ -105,7 +105,7 @@ class Leaves:
 
     def round(self, batch: int, rest: Sequence[int]) -> tuple[int, int]:
         """h(0) and h's leading coefficient, as kernels.fraction_round."""
-        low, high = mle.eq_table(rest[: len(rest) // 2]), mle.eq_table(rest[len(rest) // 2 :])
+        low, high = mle.eq_halves(rest)
         out = empty(2, 4)
         chi = mle.eq_table(self.bound)
         core.leaf_round(*_arguments(self.runs), self.level, chi, field.from_ints([batch]), low, high, out)

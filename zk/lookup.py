@@ -125,7 +125,7 @@ class _Stored:
 
     def round(self, batch: int, rest: Sequence[int]) -> tuple[int, int]:
         """h(0) and h's leading coefficient, the gates' lowest variable being free and `rest` the claim's point after it."""
-        low, high = mle.eq_table(rest[: len(rest) // 2]), mle.eq_table(rest[len(rest) // 2 :])
+        low, high = mle.eq_halves(rest)
         return kernels.fraction_round(self.p, self.q, batch, low, high)
 
     def fold(self, r: int) -> tuple[Array, Array]:
@@ -149,7 +149,7 @@ def _fold_round(level: _Stored | Leaves, r: int, batch: int, rest: Sequence[int]
     if isinstance(level, Leaves) or len(level.p) % 8:
         folded = _folded(level, r)
         return folded, folded.round(batch, rest)
-    low, high = mle.eq_table(rest[: len(rest) // 2]), mle.eq_table(rest[len(rest) // 2 :])
+    low, high = mle.eq_halves(rest)
     p, q, values = kernels.fraction_fold_round(level.p, level.q, r, batch, low, high)
     return _Stored(p, q), values
 

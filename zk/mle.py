@@ -16,6 +16,12 @@ def eq_table(point: Sequence[int]) -> Array:
     return out
 
 
+def eq_halves(point: Sequence[int]) -> tuple[Array, Array]:
+    """Two short tables, low x high, in place of eq_table(point): entry i is low[i mod 2^a] high[i >> a], a = n // 2."""
+    low = len(point) // 2
+    return eq_table(point[:low]), eq_table(point[low:])
+
+
 def random_weights(point: Sequence[int], length: int) -> Array:
     """The first `length` entries of the eq table of the point's first coordinates: weights that batch `length` relations."""
     reached = (length - 1).bit_length()
@@ -27,9 +33,8 @@ def random_weights(point: Sequence[int], length: int) -> Array:
 def evaluate(table: Array, point: Sequence[int]) -> int:
     """The multilinear extension of a ``(2^n, 4)`` table at a point of n coordinates; one multiplication an entry."""
     check("table", table, (1 << len(point), 4))
-    low = len(point) // 2
     out = empty(1, 4)
-    core.blocked_dot(table, eq_table(point[:low]), eq_table(point[low:]), out)
+    core.blocked_dot(table, *eq_halves(point), out)
     return to_ints(out)[0]
 
 
