@@ -9,7 +9,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.bench
 NATIVE := $(shell find cuda -type f) CMakeLists.txt
-PACKAGES := zk training cli
+PACKAGES := zk training attacks cli
 
 ifeq ($(origin CXX),default)
 CXX := c++
@@ -66,5 +66,5 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	  { echo "zkaudit needs Python's venv module and C headers (on Debian or Ubuntu: apt-get install python3-venv python3-dev)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt scikit-build-core nanobind cmake ninja
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[train,notebook,test,lint]'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[train,audit,federated,dp,notebook,test,lint]'
 	@touch $@

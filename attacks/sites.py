@@ -1,0 +1,116 @@
+"""Sites: places in a model where a module reads its input, and what that input depends on.
+
+Whether an input is a function of one token, of a token and its position, of all tokens before it or of the whole sequence is
+found by trying: the model runs on sequences that differ in just that. So it holds for any architecture. Runs stop at the site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor, nn
+
+from zkaudit.attacks.errors import AuditError
+from zkaudit.attacks.model import PublicModel
+
+LENGTH = 6  # of the sequences that probe
+
+
+class Dependence(IntEnum):
+    """What the input at one position is a function of; each includes those before it."""
+
+    TOKEN = 0
+    POSITION = 1  # the token and its position
+    PREFIX = 2  # the tokens up to here
+    SEQUENCE = 3  # all tokens
+
+
+@dataclass(frozen=True)
+class Site:
+    """The input (or output) of the module of this name; inputs are (B, T, `width`)."""
+
+    module: str
+    output: bool = False
+
+
+class _Reached(Exception):
+    """The forward pass has come as far as it is needed."""
+
+
+@torch.no_grad()
+def activations(model: PublicModel, sites: Sequence[Site], ids: Tensor, positions: Tensor | None = None) -> list[Tensor]:
+    """What the sites see when the model, without dropout, runs on `ids` (B, T): a tensor (B, T, width) for each site.
+
+    `positions` (B, T) are position ids where they are not 0, 1, 2...; the pass stops once the last site was reached.
+    """
+    found: dict[Site, Tensor] = {}
+    wanted = set(sites)
+
+    def keep(site: Site, value: Tensor) -> None:
+        found[site] = value.detach()
+        if len(found) == len(wanted):
+            raise _Reached
+
+    handles = [_hook(model.module, site, keep) for site in wanted]
+    training = model.module.training
+    model.module.eval()
+    try:
+        options = {} if positions is None else {"position_ids": positions}
+        model.base(input_ids=ids, **options)
+    except _Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.module.train(training)
+    missing = [site.module for site in wanted if site not in found]
+    if missing:
+        raise AuditError(f"the model never runs '{missing[0]}', so nothing can be said about its input")
+    return [found[site] for site in sites]
+
+
+def _hook(module: nn.Module, site: Site, keep) -> torch.utils.hooks.RemovableHandle:  # type: ignore[no-untyped-def]
+    try:
+        target = module.get_submodule(site.module)
+    except AttributeError:
+        raise AuditError(f"the model has no module '{site.module}'") from None
+    if site.output:
+        return target.register_forward_hook(lambda _m, _args, result: keep(site, result))
+    return target.register_forward_pre_hook(lambda _m, args, kwargs: keep(site, args[0] if args else kwargs["hidden_states"]), with_kwargs=True)
+
+
+def dependence(model: PublicModel, site: Site) -> Dependence:
+    """What one position of the site's activations is a function of."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.vocabulary, (3, LENGTH), generator=generator)
+    middle = LENGTH // 2
+    ids[1, middle] = ids[2, middle] = ids[0, middle]  # row 1: other tokens everywhere else
+    ids[2, :middle] = ids[0, :middle]  # row 2: other tokens behind
+    (seen,) = activations(model, [site], ids.to(model.device))
+    at = seen[:, middle].double()
+    scale = at.norm(dim=1).max() + 1e-30
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        return bool((a - b).norm() <= 1e-5 * scale)
+
+    if not same(at[0], at[2]):
+        return Dependence.SEQUENCE
+    if not same(at[0], at[1]):
+        return Dependence.PREFIX
+    positions = torch.arange(LENGTH).expand(1, -1) + 3
+    (moved,) = activations(model, [site], ids[:1].to(model.device), positions.to(model.device))
+    return Dependence.TOKEN if same(at[0], moved[0, middle].double()) else Dependence.POSITION
+
+
+def token_activations(model: PublicModel, site: Site, position: int | None = None, block: int = 4096) -> Tensor:
+    """The activation of every token of the vocabulary, (V, width), at a site that sees one token (at this position)."""
+    ids = torch.arange(model.vocabulary, device=model.device)
+    parts = []
+    for start in range(0, len(ids), block):
+        part = ids[start : start + block, None]
+        positions = torch.full_like(part, position or 0)
+        parts.append(activations(model, [site], part, positions)[0][:, 0])
+    return torch.cat(parts)
