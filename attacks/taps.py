@@ -73,9 +73,14 @@ class Group:
 
 def find(model: PublicModel) -> list[Tap]:
     """All taps of the model's trainable tensors, in the order of its modules."""
-    trainable = set(model.trainable())
-    modules = dict(model.module.named_modules())
-    return [tap for name, module in modules.items() for finder in FINDERS for tap in finder(name, module, trainable)]
+    left = set(model.trainable())  # a wrapper comes before the layers in it, and what it explains is not theirs any more
+    taps = []
+    for name, module in model.module.named_modules():
+        for finder in FINDERS:
+            found = list(finder(name, module, left))
+            left.difference_update(parameter for tap in found for parameter in tap.parameters)
+            taps += found
+    return taps
 
 
 def groups(model: PublicModel, taps: Sequence[Tap] | None = None) -> list[Group]:
