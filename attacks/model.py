@@ -119,7 +119,9 @@ def causal_batch(sequences: Sequence[Sequence[int]], pad: int, longest: int | No
     return Batch(ids, mask, ids.masked_fill(mask == 0, IGNORED))
 
 
-def classification_batch(sequences: Sequence[Sequence[int]], classes: Sequence[int], pad: int, longest: int | None = None) -> Batch:
+def classification_batch(
+    sequences: Sequence[Sequence[int]], classes: Sequence[int], pad: int, longest: int | None = None
+) -> Batch:
     """Token ids and classes to a batch for a sequence classifier."""
     batch = causal_batch(sequences, pad, longest)
     return Batch(batch.input_ids, batch.attention_mask, torch.tensor(list(classes)))

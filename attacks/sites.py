@@ -79,7 +79,9 @@ def _hook(module: nn.Module, site: Site, keep) -> torch.utils.hooks.RemovableHan
         raise AuditError(f"the model has no module '{site.module}'") from None
     if site.output:
         return target.register_forward_hook(lambda _m, _args, result: keep(site, result))
-    return target.register_forward_pre_hook(lambda _m, args, kwargs: keep(site, args[0] if args else kwargs["hidden_states"]), with_kwargs=True)
+    return target.register_forward_pre_hook(
+        lambda _m, args, kwargs: keep(site, args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
 
 
 def dependence(model: PublicModel, site: Site) -> Dependence:

@@ -74,9 +74,7 @@ def _gradient(model: PublicModel, data: Sequence[Batch]) -> dict[str, Tensor]:
     model.module.zero_grad(set_to_none=True)
     for batch in data:
         (model.loss(batch) / len(data)).backward()  # type: ignore[no-untyped-call]
-    return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for name, p in model.trainable().items()
-    }
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for name, p in model.trainable().items()}
 
 
 def _train(model: PublicModel, data: Sequence[Batch], settings: FederatedSettings) -> None:

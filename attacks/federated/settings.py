@@ -42,7 +42,7 @@ class FederatedSettings:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 1e6:
                 raise AuditError(f"[federated] {name} is {value!r}; it must be a number of at least 0")
         if self.sends == "gradient" and self.local_steps != 1:
-            raise AuditError("[federated] a gradient is sent after one local step; with more of them, sends = \"delta\"")
+            raise AuditError('[federated] a gradient is sent after one local step; with more of them, sends = "delta"')
 
     @property
     def records(self) -> int:

@@ -60,7 +60,12 @@ def build(name: str, seed: int = 0, task: Task | None = None) -> PublicModel:
         if shape.kind == "gpt2":
             module = GPT2LMHeadModel(
                 GPT2Config(
-                    vocab_size=size, n_positions=POSITIONS, n_embd=shape.width, n_layer=shape.layers, n_head=shape.heads, **special
+                    vocab_size=size,
+                    n_positions=POSITIONS,
+                    n_embd=shape.width,
+                    n_layer=shape.layers,
+                    n_head=shape.heads,
+                    **special,
                 )
             )
         elif shape.kind == "llama":
