@@ -6,7 +6,7 @@ found by trying: the model runs on sequences that differ in just that. So it hol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -72,16 +72,18 @@ def activations(model: PublicModel, sites: Sequence[Site], ids: Tensor, position
     return [found[site] for site in sites]
 
 
-def _hook(module: nn.Module, site: Site, keep) -> torch.utils.hooks.RemovableHandle:  # type: ignore[no-untyped-def]
+def _hook(module: nn.Module, site: Site, keep: Callable[[Site, Tensor], None]) -> torch.utils.hooks.RemovableHandle:
     try:
         target = module.get_submodule(site.module)
     except AttributeError:
         raise AuditError(f"the model has no module '{site.module}'") from None
     if site.output:
         return target.register_forward_hook(lambda _m, _args, result: keep(site, result))
-    return target.register_forward_pre_hook(
-        lambda _m, args, kwargs: keep(site, args[0] if args else kwargs["hidden_states"]), with_kwargs=True
-    )
+
+    def before(_module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
+        keep(site, args[0] if args else options["hidden_states"])
+
+    return target.register_forward_pre_hook(before, with_kwargs=True)
 
 
 def dependence(model: PublicModel, site: Site) -> Dependence:

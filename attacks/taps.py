@@ -30,7 +30,7 @@ def _as_it_is(x: Tensor, _start: State) -> Tensor:
 
 @dataclass(frozen=True)
 class Tap:
-    """`rows(update)` is (k, m), its rows lie in the span of `view(x, start)` over the inputs x of the site, (..., d) -> (..., m).
+    """`rows(update)` is (k, m); its rows lie in the span of `view(x, start)` over the site's inputs x, (..., d) -> (..., m).
 
     `start` holds the trainable tensors at the start of the round; taps whose view is the input itself have space "input".
     """

@@ -15,7 +15,7 @@ SPECIAL = ("<pad>", "<eos>", "<unk>", "<cls>", "<sep>", "<mask>")
 @cache
 def prose() -> tuple[str, ...]:
     """Paragraphs of English that every Python has: the text behind `help()`."""
-    from pydoc_data.topics import topics  # type: ignore[import-untyped]
+    from pydoc_data.topics import topics
 
     return tuple(part.strip() for text in topics.values() for part in text.split("\n\n") if len(part) > 80)
 
