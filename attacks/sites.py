@@ -6,12 +6,16 @@ found by trying: the model runs on sequences that differ in just that. So it hol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.model import PublicModel
@@ -30,10 +34,15 @@ class Dependence(IntEnum):
 
 @dataclass(frozen=True)
 class Site:
-    """The input (or output) of the module of this name; inputs are (B, T, `width`)."""
+    """The input (or output) of the module of this name; inputs are (B, T, `width`).
+
+    With `query` the module is an attention and the site its queries as they meet the keys: rotated where the model does that,
+    the heads side by side, (B, T, heads x width of one).
+    """
 
     module: str
     output: bool = False
+    query: bool = False
 
 
 class _Reached(Exception):
@@ -44,7 +53,8 @@ class _Reached(Exception):
 def activations(model: PublicModel, sites: Sequence[Site], ids: Tensor, positions: Tensor | None = None) -> list[Tensor]:
     """What the sites see when the model, without dropout, runs on `ids` (B, T): a tensor (B, T, width) for each site.
 
-    `positions` (B, T) are position ids where they are not 0, 1, 2...; the pass stops once the last site was reached.
+    `positions` (B, T) are position ids where they are not 0, 1, 2...; the pass stops once the last site was reached. Where
+    peft puts a trained prefix before each sequence it is there too, and positions count from its end.
     """
     found: dict[Site, Tensor] = {}
     wanted = set(sites)
@@ -54,12 +64,12 @@ def activations(model: PublicModel, sites: Sequence[Site], ids: Tensor, position
         if len(found) == len(wanted):
             raise _Reached
 
-    handles = [_hook(model.module, site, keep) for site in wanted]
+    handles = [_hook(model.module, site, keep) for site in wanted if not site.query]
     training = model.module.training
     model.module.eval()
     try:
-        options = {} if positions is None else {"position_ids": positions}
-        model.base(input_ids=ids, **options)
+        with _queries(model.module, [site for site in wanted if site.query], keep):
+            model.base(input_ids=ids, **_context(model.module, ids, positions))
     except _Reached:
         pass
     finally:
@@ -86,14 +96,63 @@ def _hook(module: nn.Module, site: Site, keep: Callable[[Site, Tensor], None]) -
     return target.register_forward_pre_hook(before, with_kwargs=True)
 
 
+def _context(module: nn.Module, ids: Tensor, positions: Tensor | None) -> dict[str, Any]:
+    """Arguments of a forward pass besides the ids: positions, and peft's prefix of keys and values."""
+    config = getattr(module, "active_peft_config", None)
+    if getattr(config, "peft_type", None) != "PREFIX_TUNING":
+        return {} if positions is None else {"position_ids": positions}
+    length = config.num_virtual_tokens  # type: ignore[union-attr]
+    mask = torch.ones(ids.shape[0], length + ids.shape[1], dtype=torch.long, device=ids.device)
+    context = {"past_key_values": module.get_prompt(ids.shape[0]), "attention_mask": mask}  # type: ignore[operator]
+    return context if positions is None else context | {"position_ids": positions + length}
+
+
+@contextlib.contextmanager
+def _queries(module: nn.Module, sites: Sequence[Site], keep: Callable[[Site, Tensor], None]) -> Iterator[None]:
+    """Within the context the queries of these attentions are kept: the function that transformers calls for them is wrapped."""
+    if not sites:
+        yield
+        return
+    wanted = {module.get_submodule(site.module): site for site in sites}
+    name = next(iter(wanted)).config._attn_implementation  # type: ignore[union-attr]
+    usual = ALL_ATTENTION_FUNCTIONS.get(name)
+
+    def attention(layer: nn.Module, query: Tensor, *arguments: Any, **options: Any) -> Any:
+        if layer in wanted:
+            keep(wanted[layer], query.transpose(1, 2).flatten(2))
+        inner = usual or sys.modules[type(layer).__module__].eager_attention_forward
+        return inner(layer, query, *arguments, **options)
+
+    ALL_ATTENTION_FUNCTIONS[name] = attention
+    try:
+        yield
+    finally:
+        del ALL_ATTENTION_FUNCTIONS[name]
+
+
 def dependence(model: PublicModel, site: Site) -> Dependence:
     """What one position of the site's activations is a function of."""
+    return dependences(model, [site])[0]
+
+
+def dependences(model: PublicModel, sites: Sequence[Site]) -> list[Dependence]:
+    """The same for many sites, found in two forward passes. A site with one vector for a whole record depends on all of it."""
+    if not sites:
+        return []
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.vocabulary, (3, LENGTH), generator=generator)
     middle = LENGTH // 2
     ids[1, middle] = ids[2, middle] = ids[0, middle]  # row 1: other tokens everywhere else
     ids[2, :middle] = ids[0, :middle]  # row 2: other tokens behind
-    (seen,) = activations(model, [site], ids.to(model.device))
+    seen = activations(model, sites, ids.to(model.device))
+    positions = torch.arange(LENGTH).expand(1, -1) + 3
+    moved = activations(model, sites, ids[:1].to(model.device), positions.to(model.device))
+    return [_dependence(a, b, middle) for a, b in zip(seen, moved, strict=True)]
+
+
+def _dependence(seen: Tensor, moved: Tensor, middle: int) -> Dependence:
+    if seen.dim() < 3:
+        return Dependence.SEQUENCE
     at = seen[:, middle].double()
     scale = at.norm(dim=1).max() + 1e-30
 
@@ -104,8 +163,6 @@ def dependence(model: PublicModel, site: Site) -> Dependence:
         return Dependence.SEQUENCE
     if not same(at[0], at[1]):
         return Dependence.PREFIX
-    positions = torch.arange(LENGTH).expand(1, -1) + 3
-    (moved,) = activations(model, [site], ids[:1].to(model.device), positions.to(model.device))
     return Dependence.TOKEN if same(at[0], moved[0, middle].double()) else Dependence.POSITION
 
 
