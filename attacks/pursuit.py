@@ -1,0 +1,253 @@
+"""Joint sparse pursuit: which few candidates span the observed rows, far beyond the rank of those rows.
+
+Rows Y (k, m) of an update are Y = C X, where the rows of X (n, m) are the vectors of n tokens of N candidates; C is unknown.
+With n <= k the span of Y is the span of X and a candidate lies in it or not: the span test. With n > k it does not, but Y is
+still k measurements that share one sparse representation over the candidates, and those can be found while n is below about m:
+the rank bounds what a subspace shows, not what the rows hold. Candidates are taken one at a time, each by the share of its
+direction (away from those already taken) that lies in the row space of what is not explained yet, which is the span test at the
+first step and rank-aware order-recursive matching pursuit (Davies and Eldar 2012) after it.
+
+A step's score has the null Beta(k / 2, (m' - k) / 2) for a candidate of random direction, where m' is fitted to a random sample
+of the candidates, since embeddings are not isotropic. A pick is claimed up to the last one with fewer than `false_hits`
+expected, or altogether if few picks explain everything.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from zkaudit.attacks.attack import Progress, Ranking, Recovery, silent
+from zkaudit.attacks.errors import AuditError
+from zkaudit.attacks.evidence import Evidence, gather
+from zkaudit.attacks.threat import Capability, Observation
+
+SAMPLE = 1024  # candidates that stand for all others when the null is fitted
+EXPLAINED = 1e-5  # of the rows' norm left: as good as nothing in float32
+FEW = 0.9  # as many picks as there are dimensions explain anything; up to this share of them they must be right
+CLOSE = 64  # candidates by mean score of which the p-values are compared
+
+
+@dataclass(frozen=True)
+class PursuitOptions:
+    """`pool`: candidates kept after a first look at all; `floor`: share of the mean energy under which a direction is noise."""
+
+    false_hits: float = 0.05
+    pool: int = 20_000
+    floor: float = 1e-4
+    most: int | None = None  # picks; what the settings allow if None
+
+
+@dataclass
+class _Part:
+    """One piece of evidence during the pursuit: unit atoms (N, m), the residual rows, and what follows from them."""
+
+    atoms: Tensor
+    residual: Tensor
+    floor: float
+    inner: Tensor = field(init=False)  # atoms @ residual.T
+    free: Tensor = field(init=False)  # squared norm of what the picks leave of each atom
+    taken: Tensor = field(init=False)  # (picks, m), orthonormal
+
+    def __post_init__(self) -> None:
+        self.taken = self.atoms[:0]
+        self.inner = self.atoms @ self.residual.T
+        self.free = torch.ones(len(self.atoms), dtype=self.atoms.dtype)
+        self.energy = float(self.residual.square().sum())
+        self.least = max(self.floor * self.energy / len(self.residual), 1e-12 * self.energy)
+
+    def scores(self) -> tuple[Tensor, float]:
+        """Of all atoms, in [0, 1], and the effective rank of the residual."""
+        values, vectors = torch.linalg.eigh((self.residual @ self.residual.T).double())
+        values = values.clamp_min(0)
+        whitened = self.inner @ (vectors / (values + self.least).sqrt()).to(self.inner.dtype)
+        score = whitened.square().sum(1) / self.free.clamp_min(1e-6)
+        return torch.where(self.free > 1e-3, score, -1.0), float((values / (values + self.least)).sum())
+
+    def take(self, atom: int) -> None:
+        direction = self.atoms[atom].clone()
+        for _ in range(2):  # twice is enough for orthogonality in float32
+            direction -= (self.taken @ direction) @ self.taken
+        direction /= direction.norm().clamp_min(1e-12)
+        along = self.atoms @ direction
+        weight = self.residual @ direction
+        self.residual = self.residual - weight[:, None] * direction
+        self.inner -= along[:, None] * weight
+        self.free -= along.square()
+        self.taken = torch.cat([self.taken, direction[None]])
+
+    @property
+    def left(self) -> float:
+        """Share of the rows' norm that the picks do not explain."""
+        return float(self.residual.norm()) / max(self.energy, 1e-300) ** 0.5
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Indices of candidates in the order in which they were taken, expected false hits of each; `claimed` of them stand."""
+
+    order: list[int]
+    false_hits: list[float]
+    claimed: int
+    left: float
+
+
+def pursue(
+    parts: Sequence[tuple[Tensor, Tensor]],
+    places: Tensor,
+    most: int,
+    most_at_place: int,
+    sample: Tensor,
+    total: int,
+    options: PursuitOptions,
+    progress: Progress = silent,
+) -> Picks:
+    """Pursue over parts (unit atoms (N, m), rows (k, m)), which all list the same N candidates out of `total`.
+
+    At most `most` are taken, and `most_at_place` of those with the same entry in `places` (N,), unless that is negative.
+    `sample` are indices of candidates that were drawn at random.
+    """
+    work = [_Part(atoms, rows, options.floor) for atoms, rows in parts]
+    order: list[int] = []
+    hits: list[float] = []
+    dimension = max(part.atoms.shape[1] for part in work)
+    limit = min(most, dimension - 1)
+    closed = torch.zeros(len(places), dtype=torch.bool)
+    at_place: Counter[int] = Counter()
+    while len(order) < limit:
+        scored = [part.scores() for part in work]
+        together = torch.stack([score for score, _ in scored]).mean(0).masked_fill(closed, -2.0)
+        near = together.topk(min(CLOSE, len(together))).indices
+        log_p = torch.zeros(len(near), dtype=torch.float64)
+        for part, (score, rank) in zip(work, scored, strict=True):
+            log_p += _log_p(score[near], rank, score[sample], part.atoms.shape[1] - len(order))
+        chosen = int(log_p.argmin())
+        best, place = int(near[chosen]), int(places[near[chosen]])
+        order.append(best)
+        hits.append(float(log_p[chosen].exp()) * total)
+        at_place[place] += 1
+        closed[best] = True
+        if place >= 0 and at_place[place] >= most_at_place:
+            closed |= places == place
+        for part in work:
+            part.take(best)
+        progress("pursuing tokens", len(order) / limit)
+        if max(part.left for part in work) < EXPLAINED:
+            break
+    if len(order) <= FEW * dimension and max(part.left for part in work) < EXPLAINED:
+        return Picks(order, hits, len(order), max(part.left for part in work))
+    claimed = max((number + 1 for number, value in enumerate(hits) if value < options.false_hits), default=0)
+    return Picks(order, hits, claimed, max(part.left for part in work))
+
+
+def _log_p(score: Tensor, rank: float, null: Tensor, dimension: int) -> Tensor:
+    """log P(score or more) under a Beta whose mean is that of the random candidates; 0 where there is nothing to tell."""
+    null = null[null >= 0]
+    if rank < 1e-6 or dimension < 2 or len(null) == 0:
+        return torch.zeros(len(score), dtype=torch.float64)
+    mean = float(np.clip(float(null.double().mean()), 1e-9, 1 - 1e-9))
+    alpha = rank / 2
+    beta = max(alpha * (1 - mean) / mean, 1e-3)
+    values = score.double().clamp(0, 1).numpy()
+    return torch.from_numpy(np.maximum(stats.beta.logsf(values, alpha, beta), -1e4) - 1e-3 * (values >= 1) * values)
+
+
+class Pursuit:
+    """Token recovery by joint sparse pursuit, exact and soft regimes alike. Evidence: order, expected false hits, positions."""
+
+    name = "pursuit"
+    needs = Capability.UPDATE
+
+    def __init__(self, options: PursuitOptions = PursuitOptions()) -> None:
+        self.options = options
+
+    def run(self, observation: Observation, progress: Progress = silent) -> Recovery:
+        """AuditError if no trained tensor sees single tokens."""
+        pieces = gather(observation)
+        if not pieces:
+            raise AuditError("pursuit needs a trained tensor that sees single tokens (a first-layer module); there is none")
+        pieces = [piece for piece in pieces if piece.positional == pieces[0].positional]
+        rows = [_compressed(piece.rows) for piece in pieces]
+        informative = [i for i, y in enumerate(rows) if len(y) < y.shape[1]] or [0]
+        pieces, rows = [pieces[i] for i in informative], [rows[i] for i in informative]
+        pool = _pool(observation, pieces, rows, self.options, progress)
+        most = self.options.most or observation.most_tokens
+        records = observation.federated.records * observation.federated.cohort
+        parts = list(zip(pool.atoms, rows, strict=True))
+        picks = pursue(parts, pool.positions, most, records, pool.sample, pool.total, self.options, progress)
+        return _recovery(self.name, pool, picks, rows)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    atoms: list[Tensor]  # one (N, m) a piece, of unit norm
+    tokens: Tensor  # (N,)
+    positions: Tensor  # (N,), -1 where positions do not matter
+    sample: Tensor
+    total: int  # candidates there are
+    first: Tensor  # (V,) the best score of each token at first sight
+
+
+def _compressed(rows: Tensor) -> Tensor:
+    """As many rows as there is rank, with the same row space and energy."""
+    _, singular, right = torch.linalg.svd(rows.double(), full_matrices=False)
+    kept = singular > 1e-7 * singular[0]
+    return (singular[kept, None] * right[kept]).float()
+
+
+def _pool(
+    observation: Observation, pieces: Sequence[Evidence], rows: Sequence[Tensor], options: PursuitOptions, progress: Progress
+) -> _Pool:
+    """The candidates that look best at first sight, and a random sample of all."""
+    model, longest = observation.model, observation.federated.longest
+    generator = torch.Generator().manual_seed(0)
+    positions = longest if pieces[0].positional else 1
+    best = torch.full((model.vocabulary,), -1.0)
+    kept: list[tuple[Tensor, Tensor, Tensor, list[Tensor]]] = []  # score, token, position, atoms
+    sampled: list[tuple[Tensor, Tensor, list[Tensor]]] = []
+    for place, views in enumerate(zip(*(piece.candidates(model, longest) for piece in pieces), strict=True)):
+        atoms = [_unit(view).float() for _, view in views]
+        score = torch.stack([_Part(a, y, options.floor).scores()[0] for a, y in zip(atoms, rows, strict=True)]).mean(0)
+        best = torch.maximum(best, score)
+        top = score.topk(min(len(score), max(options.pool // positions, 256))).indices
+        where = torch.full_like(top, place if pieces[0].positional else -1)
+        kept.append((score[top], top, where, [a[top] for a in atoms]))
+        drawn = torch.randperm(len(score), generator=generator)[: -(-SAMPLE // positions)]
+        sampled.append((drawn, torch.full_like(drawn, int(where[0])), [a[drawn] for a in atoms]))
+        progress("looking at candidates", (place + 1) / positions)
+    count = sum(len(part[0]) for part in kept)
+    tokens = torch.cat([part[1] for part in kept] + [part[0] for part in sampled])
+    place_of = torch.cat([part[2] for part in kept] + [part[1] for part in sampled])
+    atoms = [torch.cat([part[3][i] for part in kept] + [part[2][i] for part in sampled]) for i in range(len(pieces))]
+    sample = torch.arange(count, len(tokens))
+    return _Pool(atoms, tokens, place_of, sample, model.vocabulary * positions, best)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+
+
+def _recovery(name: str, pool: _Pool, picks: Picks, rows: Sequence[Tensor]) -> Recovery:
+    """Claimed tokens first, then other picks if together they explain the rows, then all others by their first score."""
+    claimed = len({int(pool.tokens[i]) for i in picks.order[: picks.claimed]})
+    ahead = picks.order if picks.left < EXPLAINED else picks.order[: picks.claimed]
+    picked = list(dict.fromkeys(int(pool.tokens[i]) for i in ahead))
+    rest = pool.first.clone()
+    rest[picked] = -2.0
+    others = rest.argsort(descending=True, stable=True)[: len(rest) - len(picked)]
+    scores = [2.0 - i / (len(picked) + 1) for i in range(len(picked))] + pool.first[others].tolist()
+    evidence = {
+        "singular_values": [float(s) for s in torch.linalg.svdvals(rows[0].double())[:256]],
+        "rank": len(rows[0]),
+        "dimension": rows[0].shape[1],
+        "picks": [(int(pool.tokens[i]), int(pool.positions[i])) for i in picks.order],
+        "false_hits": picks.false_hits,
+        "unexplained": picks.left,
+    }
+    return Recovery(name, Ranking(picked + others.tolist(), scores, claimed), evidence=evidence)
