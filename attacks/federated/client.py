@@ -6,6 +6,7 @@ the ranks that it starts with (`update_and_allocate` is never called). Methods' 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -101,6 +102,11 @@ def local_update(
     if protect is not None:
         tensors = protect(tensors, torch.Generator().manual_seed(seed + 1))
     return Update(settings.sends, {name: in_precision(value, settings.precision) for name, value in tensors.items()})
+
+
+def private_seed(*parts: object) -> int:
+    """A seed of its own for each use, say (the simulation's seed, round, client)."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "little")
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: FederatedSettings) -> torch.optim.Optimizer:

@@ -7,7 +7,6 @@ delta by adding it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from zkaudit.attacks.attack import Progress, silent
 from zkaudit.attacks.errors import AuditError
-from zkaudit.attacks.federated.client import Protect, batches, local_update, make_optimizer
+from zkaudit.attacks.federated.client import Protect, batches, local_update, make_optimizer, private_seed
 from zkaudit.attacks.federated.cohort import secure_mean
 from zkaudit.attacks.federated.settings import FederatedSettings
 from zkaudit.attacks.lab.records import Record
@@ -87,7 +86,7 @@ def simulate(
             for client in cohort:
                 records = clients[client][used[client] : used[client] + settings.records]
                 used[client] += 0 if settings.same_batch else settings.records
-                private = _seed(seed, number, client)
+                private = private_seed(seed, number, client)
                 data = batches(model, records, settings, private)
                 updates.append(
                     train(model, data, settings, private) if train else local_update(model, data, settings, protect, private)
@@ -107,7 +106,7 @@ def simulate(
 def _cohorts(clients: int, settings: FederatedSettings, seed: int) -> list[list[int]]:
     if clients < settings.cohort:
         raise AuditError(f"a cohort takes {settings.cohort} clients; there are {clients}")
-    generator = torch.Generator().manual_seed(_seed(seed, "cohorts"))
+    generator = torch.Generator().manual_seed(private_seed(seed, "cohorts"))
     return [sorted(torch.randperm(clients, generator=generator)[: settings.cohort].tolist()) for _ in range(settings.rounds)]
 
 
@@ -127,7 +126,7 @@ def _warm_up(model: PublicModel, public: Sequence[Record], settings: FederatedSe
     step = FederatedSettings(batch=settings.batch, longest=settings.longest, dropout=False)
     for number in range(settings.warm_up_steps):
         records = public[number * settings.batch : (number + 1) * settings.batch]
-        update = local_update(model, batches(model, records, step, _seed(seed, "warm-up", number)), step)
+        update = local_update(model, batches(model, records, step, private_seed(seed, "warm-up", number)), step)
         _apply(model, update, torch.optim.SGD(list(model.trainable().values()), lr=settings.learning_rate))
 
 
@@ -142,8 +141,3 @@ def _apply(model: PublicModel, update: Update, optimizer: torch.optim.Optimizer)
     if update.kind == "gradient":
         optimizer.step()
         optimizer.zero_grad()
-
-
-def _seed(*parts: object) -> int:
-    """A seed for each use that shares nothing with another's."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "little")
