@@ -150,10 +150,9 @@ def _peft(model: PublicModel, settings: PeftSettings) -> PublicModel:
     except (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AuditError(f"peft cannot apply {settings.type} to this model: {reason}") from None
-    if freeze_a:
-        for name, parameter in module.named_parameters():
-            if "lora_A" in name or "lora_embedding_A" in name:
-                parameter.requires_grad_(False)
+    for name, parameter in module.named_parameters():
+        if "ranknum" in name or (freeze_a and ("lora_A" in name or "lora_embedding_A" in name)):
+            parameter.requires_grad_(False)
     result = PublicModel(module.eval(), model.tokenizer, model.task)
     if settings.type == "PREFIX_TUNING":
         _check_prefix(result)
@@ -206,6 +205,8 @@ def _check_tokens(model: PublicModel, indices: Any) -> None:
 
 def _check_prefix(model: PublicModel) -> None:
     """AuditError unless the model takes keys and values from outside."""
+    if model.device.type == "meta":
+        return
     ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     try:
         with torch.no_grad():

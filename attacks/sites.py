@@ -21,6 +21,7 @@ from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.model import PublicModel
 
 LENGTH = 6  # of the sequences that probe
+AGREE = 4  # tokens at the front that two of them share
 
 
 class Dependence(IntEnum):
@@ -141,29 +142,26 @@ def dependences(model: PublicModel, sites: Sequence[Site]) -> list[Dependence]:
         return []
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.vocabulary, (3, LENGTH), generator=generator)
-    middle = LENGTH // 2
-    ids[1, middle] = ids[2, middle] = ids[0, middle]  # row 1: other tokens everywhere else
-    ids[2, :middle] = ids[0, :middle]  # row 2: other tokens behind
+    ids[1, 1::2] = ids[0, 1::2]  # row 1: every other token is row 0's
+    ids[2, :AGREE] = ids[0, :AGREE]  # row 2: other tokens behind
     seen = activations(model, sites, ids.to(model.device))
     positions = torch.arange(LENGTH).expand(1, -1) + 3
     moved = activations(model, sites, ids[:1].to(model.device), positions.to(model.device))
-    return [_dependence(a, b, middle) for a, b in zip(seen, moved, strict=True)]
+    return [_dependence(a.double(), b.double()) for a, b in zip(seen, moved, strict=True)]
 
 
-def _dependence(seen: Tensor, moved: Tensor, middle: int) -> Dependence:
+def _dependence(seen: Tensor, moved: Tensor) -> Dependence:
     if seen.dim() < 3:
         return Dependence.SEQUENCE
-    at = seen[:, middle].double()
-    scale = at.norm(dim=1).max() + 1e-30
 
     def same(a: Tensor, b: Tensor) -> bool:
-        return bool((a - b).norm() <= 1e-5 * scale)
+        return bool((a - b).norm() <= 1e-5 * (a.norm() + b.norm()))
 
-    if not same(at[0], at[2]):
+    if not same(seen[0, :AGREE], seen[2, :AGREE]):
         return Dependence.SEQUENCE
-    if not same(at[0], at[1]):
+    if not same(seen[0, 1::2], seen[1, 1::2]):
         return Dependence.PREFIX
-    return Dependence.TOKEN if same(at[0], moved[0, middle].double()) else Dependence.POSITION
+    return Dependence.TOKEN if same(seen[0], moved[0]) else Dependence.POSITION
 
 
 def token_activations(model: PublicModel, site: Site, position: int | None = None, block: int = 4096) -> Tensor:

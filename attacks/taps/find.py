@@ -52,4 +52,5 @@ def groups(model: PublicModel, taps: Sequence[Tap] | None = None) -> list[Group]
             joined.append([tap])
     first: list[Site] = list(dict.fromkeys(group[0].site for group in joined))
     known = dict(zip(first, dependences(model, first), strict=True))
-    return [Group(tuple(group), known[group[0].site]) for group in joined]
+    start = model.state()
+    return [Group(tuple(group), known[group[0].site], group[0].view(seen[group[0].site], start).shape[-1]) for group in joined]

@@ -42,6 +42,7 @@ class Group:
 
     taps: tuple[Tap, ...]
     dependence: Dependence
+    dimension: int = 0  # m, of what the view shows
 
     @property
     def site(self) -> Site:
