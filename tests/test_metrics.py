@@ -19,6 +19,7 @@ from zkaudit.attacks.lab.records import Record, synthetic
 from zkaudit.attacks.lab.tokenizer import tokenizer
 from zkaudit.attacks.metrics import (
     Sample,
+    Score,
     ScoreOptions,
     Scorer,
     combine,
@@ -198,6 +199,7 @@ def test_listing_guesses_costs_precision():
 
 def test_perfect_recovery_is_1_everywhere(scorer, own_tokenizer, records):
     result = scorer.score(perfect(own_tokenizer, records)).to_dict()
+    assert {kind: table.pop("records") for kind, table in result["pii"].items()} == result["counts"]["pii"]
     chance = result["metrics"].pop("token_chance")
     assert chance["value"] < 0.1
     every = [result["metrics"], *result["pii"].values()]
@@ -208,7 +210,7 @@ def test_an_empty_recovery_is_0_everywhere_and_auc_one_half(scorer):
     result = scorer.score(Recovery("nothing")).to_dict()
     del result["metrics"]["token_chance"]
     assert result["metrics"].pop("auc")["value"] == 0.5
-    every = [result["metrics"], *result["pii"].values()]
+    every = [result["metrics"], *({k: v for k, v in table.items() if k != "records"} for table in result["pii"].values())]
     assert {value["value"] for table in every for value in table.values()} == {0}
 
 
@@ -288,6 +290,17 @@ def test_scores_are_json_without_the_distance_of_single_tokens(scorer, own_token
     }
     found = json.loads(json.dumps(scorer.score(Recovery("a", evidence=evidence)).to_dict()))["evidence"]
     assert found == {"distances": {"edges": [0.0, 0.5, 1.0], "vocabulary": [1, 2], "true": [len(true), 0]}, "rank": 3}
+
+
+def test_a_score_survives_json(scorer, own_tokenizer, records):
+    score = scorer.score(perfect(own_tokenizer, records[:3]))
+    assert Score.from_json(json.loads(json.dumps(score.to_json()))).to_dict() == score.to_dict()
+
+
+def test_a_record_without_a_sequence_is_matched_with_nothing(scorer, own_tokenizer, records):
+    found = scorer.matched(Recovery("a", None, encoded(own_tokenizer, records)[:2]))
+    assert found == [(record.text, record.text if number < 2 else "") for number, record in enumerate(records)]
+    assert scorer.matched(Recovery("a")) == []
 
 
 @given(st.lists(st.floats(0, 1), min_size=8, max_size=30), st.integers(0, 3))

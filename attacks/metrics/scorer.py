@@ -1,7 +1,8 @@
 """The scorer: it alone has the truth. It turns an attack's recovery into metrics with intervals, for one batch or several.
 
-A score's dictionary is {"metrics": {name: {"value", "low", "high"}}, "pii": {kind: {name: {...}}}, "counts": {...},
-"evidence": {...}}. The interval of one batch is a bootstrap over its tokens or records; that of several is over batches.
+A score's dictionary is {"metrics": {name: {"value", "low", "high"}}, "pii": {kind: {name: {...}, "records": count}},
+"counts": {...}, "evidence": {...}}. The interval of one batch is a bootstrap over its tokens or records, that of several is
+one over batches.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Score:
         return self.samples[kind, metric].value
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: see the module."""
+        """Values with intervals, for JSON: see the module."""
         return combine([self])
 
     def to_json(self) -> dict[str, Any]:
@@ -95,10 +96,9 @@ class Scorer:
 
     def score(self, recovery: Recovery) -> Score:
         """All metrics of a recovery. An attack that ranks no tokens claims those of its sequences."""
-        sequences = [ids for ids in map(self._ordinary, recovery.sequences) if ids]
+        sequences, assigned = self._assigned(recovery)
         ranking = recovery.tokens if recovery.tokens is not None else _ranking_of(sequences)
         texts = [self._decode(ids) for ids in sequences]
-        assigned = match(list(map(self._text, sequences)), list(map(self._text, self._true)))
         pairs = [
             self._pair(None if index is None else sequences[index], true)
             for index, true in zip(assigned, self._true, strict=True)
@@ -126,10 +126,9 @@ class Scorer:
 
     def matched(self, recovery: Recovery) -> list[tuple[str, str]]:
         """The text of each record beside that of the recovered sequence that was assigned to it; none without sequences."""
-        sequences = [ids for ids in map(self._ordinary, recovery.sequences) if ids]
+        sequences, assigned = self._assigned(recovery)
         if not sequences:
             return []
-        assigned = match(list(map(self._text, sequences)), list(map(self._text, self._true)))
         found = ["" if index is None else self._decode(sequences[index]) for index in assigned]
         return list(zip(map(self._decode, self._true), found, strict=True))
 
@@ -142,6 +141,10 @@ class Scorer:
             counted = np.histogram(own, bins=np.asarray(histogram["edges"], float))[0]
             kept["distances"] = {**histogram, "true": counted.tolist()}
         return kept
+
+    def _assigned(self, recovery: Recovery) -> tuple[list[tuple[int, ...]], list[int | None]]:
+        sequences = [ids for ids in map(self._ordinary, recovery.sequences) if ids]
+        return sequences, match(list(map(self._text, sequences)), list(map(self._text, self._true)))
 
     def _ordinary(self, ids: Sequence[int]) -> tuple[int, ...]:
         return tuple(int(token) for token in ids if int(token) not in self._special)
@@ -192,7 +195,10 @@ def combine(scores: Sequence[Score], seed: int = 0) -> dict[str, Any]:
         name: sum(score.counts[name] for score in scores) for name in ("batches", "records", "tokens", "distinct_tokens")
     }
     counts = numbers | {"pii": dict(pii), "guesses": dict(guesses)}
-    return {**_nested(intervals), "counts": counts, "evidence": dict(scores[0].evidence)}
+    result = _nested(intervals)
+    for kind, count in pii.items():
+        result["pii"][kind]["records"] = count
+    return {**result, "counts": counts, "evidence": dict(scores[0].evidence)}
 
 
 def gain(scores: Score | Sequence[Score], controls: Score | Sequence[Score], seed: int = 0) -> dict[str, Any]:
