@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from zkaudit.attacks import taps
+from zkaudit.attacks.defences import parse
+from zkaudit.attacks.defences.projection import adapted_taps
 from zkaudit.attacks.model import PublicModel
 from zkaudit.attacks.sites import Dependence, token_activations
 from zkaudit.attacks.taps import Group
@@ -44,7 +46,8 @@ def gather(observation: Observation) -> list[Evidence]:
     """All evidence about single tokens, by decreasing capacity; empty if the updates hold none."""
     rounds = list(observation.rounds) if observation.federated.same_batch else list(observation.rounds[-1:])
     found: list[Evidence] = []
-    for group in taps.groups(observation.model):
+    known = adapted_taps(observation.model, parse(observation.defence)) if observation.defence else None
+    for group in taps.groups(observation.model, known):
         if group.dependence > Dependence.POSITION:
             continue
         told = [one for one in rounds if _speaks(group, one)]

@@ -85,7 +85,8 @@ class _Part:
     @property
     def left(self) -> float:
         """Share of the rows' norm that the picks do not explain."""
-        return float(self.residual.norm()) / max(self.energy, 1e-300) ** 0.5
+        left: float = float(self.residual.norm()) / max(self.energy, 1e-300) ** 0.5
+        return left
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,8 @@ def _compressed(rows: Tensor) -> Tensor:
     """As many rows as there is rank, with the same row space and energy."""
     _, singular, right = torch.linalg.svd(rows.double(), full_matrices=False)
     kept = singular > 1e-7 * singular[0]
-    return (singular[kept, None] * right[kept]).float()
+    kept_rows: Tensor = (singular[kept, None] * right[kept]).float()
+    return kept_rows
 
 
 def _pool(
@@ -230,7 +232,8 @@ def _pool(
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    unit: Tensor = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    return unit
 
 
 def _recovery(name: str, pool: _Pool, picks: Picks, rows: Sequence[Tensor]) -> Recovery:

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from zkaudit.cli import bench, inspect, prove, reveal, train, verify
+from zkaudit.cli import audit, bench, inspect, prove, reveal, train, verify
 from zkaudit.cli.command import add_to
 from zkaudit.cli.outcome import UNUSABLE, explain
+
+COMMANDS = (train.COMMAND, prove.COMMAND, verify.COMMAND, inspect.COMMAND, reveal.COMMAND, audit.COMMAND, bench.COMMAND)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,11 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zkaudit",
-        description="Train a network exactly, prove in zero knowledge that it was trained as stated, verify such proofs.",
+        description="Prove in zero knowledge how a network was trained, verify such proofs, audit what fine-tuning leaks.",
         epilog="exit codes: 0 done or valid, 1 the proof is invalid, 2 bad input or usage",
     )
     parser.add_argument("--version", action="version", version=f"zkaudit {version('zkaudit')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (train.COMMAND, prove.COMMAND, verify.COMMAND, inspect.COMMAND, reveal.COMMAND, bench.COMMAND):
+    for command in COMMANDS:
         add_to(commands, command).set_defaults(run=command.run)
     return parser

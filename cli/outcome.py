@@ -10,7 +10,12 @@ import sys
 from zkaudit.zk.errors import BadInput, InvalidProof
 
 DONE, INVALID, UNUSABLE, STOPPED = 0, 1, 2, 130
-TRAIN_EXTRA = {"torch", "sklearn", "scipy", "safetensors"}  # what the extra `train` brings
+EXTRAS = {  # which extra brings a package
+    **dict.fromkeys(("torch", "sklearn", "scipy", "safetensors"), "train"),
+    **dict.fromkeys(("transformers", "peft", "tokenizers", "faker", "rouge_score", "matplotlib"), "audit"),
+    "flwr": "federated",
+    "opacus": "dp",
+}
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -19,10 +24,10 @@ def explain(error: BaseException) -> tuple[str, int]:
         return "stopped; run the same command again to go on", STOPPED
     if isinstance(error, InvalidProof):
         return f"the proof is invalid: {error}", INVALID
-    if isinstance(error, BadInput) or _is_training_error(error):
+    if isinstance(error, BadInput) or _is_error_of("training", error) or _is_error_of("attacks", error):
         return str(error), UNUSABLE
-    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] in TRAIN_EXTRA:
-        return f"this needs the package '{error.name}', which is not installed: pip install 'zkaudit[train]'", UNUSABLE
+    if isinstance(error, ModuleNotFoundError) and error.name and (extra := EXTRAS.get(error.name.partition(".")[0])):
+        return f"this needs the package '{error.name}', which is not installed: pip install 'zkaudit[{extra}]'", UNUSABLE
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename is not None else ""
         return f"{where}{error.strerror or error}", UNUSABLE
@@ -32,7 +37,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     return f"internal error, please report it: {kind}: {error} (ZKAUDIT_DEBUG=1 shows where)", UNUSABLE
 
 
-def _is_training_error(error: BaseException) -> bool:
-    # Taken from the loaded modules: to import it here would make every command load the trainer's package.
-    errors = sys.modules.get("zkaudit.training.errors")
-    return errors is not None and isinstance(error, errors.TrainingError)
+def _is_error_of(package: str, error: BaseException) -> bool:
+    # Taken from the loaded modules: to import it here would make every command load that package.
+    errors = sys.modules.get(f"zkaudit.{package}.errors")
+    kinds = {"training": "TrainingError", "attacks": "AuditError"}
+    return errors is not None and isinstance(error, getattr(errors, kinds[package]))

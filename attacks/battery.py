@@ -1,0 +1,142 @@
+"""The attacks of an audit, each on several independent observations, scored and joined with intervals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from zkaudit.attacks.attack import Progress, Recovery, silent
+from zkaudit.attacks.catalogue import ATTACKS, chosen
+from zkaudit.attacks.config import AuditConfig
+from zkaudit.attacks.digests import of_tensors
+from zkaudit.attacks.errors import AuditError
+from zkaudit.attacks.federated.rounds import Simulation, simulate
+from zkaudit.attacks.lab.records import Record
+from zkaudit.attacks.ledger import Ledger, PeakMemory
+from zkaudit.attacks.metrics import Score, Scorer, combine
+from zkaudit.attacks.model import PublicModel
+from zkaudit.attacks.report.mask import mask
+from zkaudit.attacks.setup import Records
+from zkaudit.attacks.threat import Capability, Observation
+
+
+@dataclass(frozen=True)
+class Battery:
+    """`model` has its adapters and the first round's start."""
+
+    config: AuditConfig
+    people: Records
+    model: PublicModel
+    capabilities: Capability
+
+
+@dataclass(frozen=True)
+class Done:
+    """One dictionary for each attack, as the report wants it; digests of the updates; size of the first observation."""
+
+    attacks: list[dict[str, Any]]
+    hashes: dict[str, str]
+    tokens: int
+    distinct: int
+
+
+def battery(case: Battery, ledger: Ledger, progress: Progress = silent) -> Done:
+    """Run and score each attack on each observation; the model is as before afterwards."""
+    config, model = case.config, case.model
+    names = chosen(config.attacks.run, case.capabilities)
+    start = model.state()
+    total = len(names) * config.attacks.batches
+    parts: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    hashes: dict[str, str] = {}
+    sizes: list[tuple[int, int]] = []
+    for number in range(config.attacks.batches):
+        model.assign(start)
+        clients = case.people.clients(config.federated, number)
+        run = simulate(model, clients, config.federated, seed=number, public=case.people.public)
+        seen = observed(run, case.capabilities, case.people.auxiliary)
+        hashes[f"update {number}"] = of_tensors(seen.rounds[-1].update.tensors)
+        sizes.append(_size(run))
+        model.assign(seen.rounds[-1].start)
+        for place, name in enumerate(names):
+            show = Share(
+                progress, f"batch {number + 1} of {config.attacks.batches}: {name}", number * len(names) + place, total
+            )
+            show("", 0.0)
+            parts[name].append(ledger.do(f"attack/{name}/{number}", partial(_one, case, name, seen, run, number, show)))
+    model.assign(start)
+    return Done([joined(name, parts[name], config.attacks.seed) for name in names], hashes, *sizes[0])
+
+
+@dataclass(frozen=True)
+class Share:
+    """Progress of one attack as progress of the whole."""
+
+    whole: Progress
+    label: str
+    done: int
+    total: int
+
+    def __call__(self, _what: str, fraction: float) -> None:
+        self.whole(self.label, (self.done + fraction) / self.total)
+
+
+def _size(run: Simulation) -> tuple[int, int]:
+    """Token positions, and distinct tokens, behind the last round's update."""
+    rows = [(ids, kept) for b in run.batches[-1] for ids, kept in zip(b.input_ids, b.attention_mask, strict=True)]
+    tokens = [token for ids, kept in rows for token in ids[kept > 0].tolist()]
+    return len(tokens), len(set(tokens))
+
+
+def observed(run: Simulation, capabilities: Capability, auxiliary: Sequence[Any]) -> Observation:
+    """The last round (all of them, if clients use the same records in each) as the attacker gets it."""
+    rounds = run.rounds if run.settings.same_batch else run.rounds[-1:]
+    own = auxiliary if Capability.AUXILIARY in capabilities else ()
+    return Observation(run.model, run.settings, rounds, capabilities, _auxiliary=own)
+
+
+def _one(case: Battery, name: str, seen: Observation, run: Simulation, number: int, progress: Progress) -> dict[str, Any]:
+    scorer = Scorer.of(case.model, run.truth[-1], case.config.federated.longest)
+    attack = ATTACKS[name].make(case.config.attacks.seed + number)
+    started = time.perf_counter()
+    part: dict[str, Any] = {"error": None, "score": None, "examples": []}
+    with PeakMemory() as memory:
+        try:
+            recovery = attack.run(seen, progress)
+        except AuditError as error:
+            return {**part, "error": str(error), "seconds": time.perf_counter() - started, "memory_bytes": 0}
+    part |= {"seconds": time.perf_counter() - started, "memory_bytes": memory.bytes}
+    part["score"] = scorer.score(recovery).to_json()
+    if number == 0:
+        report = case.config.report
+        part["examples"] = examples_of(scorer, recovery, run.truth[-1], report.show_values, report.examples)
+    return part
+
+
+def examples_of(scorer: Scorer, recovery: Recovery, records: Sequence[Record], shown: bool, most: int) -> list[dict[str, Any]]:
+    """Records beside what was made of them; personal data are hidden unless they are to be `shown`."""
+    hidden = {value for record in records for value in (record.owner, *record.pii.values()) if value}
+    examples = []
+    for true, found in scorer.matched(recovery)[:most]:
+        texts = (true, found) if shown else (mask(true, hidden), mask(found, hidden))
+        examples.append({"true": texts[0], "recovered": texts[1], "masked": not shown})
+    return examples
+
+
+def joined(name: str, parts: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    """One attack over all observations, as the report wants it."""
+    entry = ATTACKS[name]
+    scores = [Score.from_json(part["score"]) for part in parts if part["score"] is not None]
+    joined: dict[str, Any] = {
+        "name": name,
+        "role": entry.role,
+        "summary": entry.summary,
+        "needs": [str(c.name).lower().replace("_", " ") for c in entry.make(0).needs],
+        "seconds": sum(part["seconds"] for part in parts) / len(parts),
+        "memory_bytes": max(part["memory_bytes"] for part in parts),
+        "error": next((part["error"] for part in parts if part["error"]), None),
+        "examples": [example for part in parts for example in part["examples"]],
+    }
+    return joined | (combine(scores, seed) if scores else {})

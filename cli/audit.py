@@ -1,0 +1,146 @@
+"""`zkaudit audit`: what federated fine-tuning leaks, measured on the user's own set-up or on a saved update."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zkaudit.cli.command import Command
+from zkaudit.cli.outcome import DONE
+from zkaudit.cli.progress import ProgressBar
+from zkaudit.zk.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+METER = "meter"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the template, measure without attacking, attack a saved update, or run a whole audit."""
+    if arguments.template:
+        from zkaudit.attacks.template import TEMPLATE
+
+        print(TEMPLATE, end="")
+        return DONE
+    if arguments.config == METER:
+        return _meter(arguments)
+    if arguments.update is not None:
+        return _saved(arguments)
+    return _audit(arguments)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    if arguments.config is None:
+        raise BadInput("give a configuration (zkaudit audit --template prints one), or --update and --model")
+    if arguments.out is None:
+        raise BadInput("give --out, the folder for result.json and report.html")
+    _quiet()
+    from zkaudit.attacks import config
+    from zkaudit.attacks.audit import audit
+
+    settings = config.load(Path(arguments.config))
+    with ProgressBar() as progress:
+        result = audit(settings, arguments.out, progress)
+    _summary(result, arguments.out)
+    return DONE
+
+
+def _saved(arguments: argparse.Namespace) -> int:
+    if arguments.model is None or arguments.out is None:
+        raise BadInput("--update also needs --model, the folder of the model that clients got, and --out")
+    _quiet()
+    from zkaudit.attacks.saved_audit import SavedUpdate, audit_saved
+
+    saved = SavedUpdate(
+        update=arguments.update,
+        model=arguments.model,
+        peft=arguments.peft,
+        kind=arguments.kind,
+        records=arguments.records,
+        batch=arguments.batch,
+        longest=arguments.longest,
+    )
+    with ProgressBar() as progress:
+        result = audit_saved(saved, arguments.out, progress)
+    _summary(result, arguments.out)
+    return DONE
+
+
+def _meter(arguments: argparse.Namespace) -> int:
+    if arguments.model is None or arguments.tokens is None:
+        raise BadInput("zkaudit audit meter needs --model and --tokens (and --peft, unless --model has adapters saved in it)")
+    _quiet()
+    from zkaudit.attacks.meter import measure
+    from zkaudit.attacks.saved_audit import model_with_adapters
+
+    measured = measure(model_with_adapters(arguments.model, arguments.peft), arguments.tokens)
+    print(json.dumps(measured.to_dict(), indent=1) if arguments.json else "\n".join(measured.lines()))
+    return DONE
+
+
+def _quiet() -> None:
+    """transformers talks a lot while it is loaded, none of it about the audit."""
+    import logging
+    import os
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
+def _summary(result: Mapping[str, Any], out: Path) -> None:
+    """The verdict, a line for each attack and defence, and where the rest is."""
+    print(f"{result['verdict']['level']}: {' '.join(result['verdict']['sentences'])}")
+    if "meter" in result:
+        print(f"meter: {result['meter']['verdict']}, {result['meter']['reason']}")
+    print(f"{'attack':<18}{'tokens':>9}{'ranked':>9}{'records':>9}{'PII':>7}{'seconds':>9}")
+    for attack in result["attacks"]:
+        cells = [_cell(attack, name) for name in ("token_recall", "recall_at_n", "exact_match", "pii_exact")]
+        note = f"  {attack['error']}" if attack.get("error") else ""
+        print(f"{attack['name']:<18}{cells[0]:>9}{cells[1]:>9}{cells[2]:>9}{cells[3]:>7}{attack['seconds']:>9.1f}{note}")
+    for defence in result.get("defences", []):
+        warning = "  stops only an attacker who does not know of it" if defence["static_only"] else ""
+        static, adaptive = defence["static"]["value"], defence["adaptive"]["value"]
+        print(f"defence {defence['name']:<24} static {static:.2f}  adaptive {adaptive:.2f}{warning}")
+    print(f"{out}: result.json and report.html, {result['seconds']:.0f} s")
+
+
+def _cell(attack: Mapping[str, Any], metric: str) -> str:
+    found = (attack.get("metrics") or {}).get(metric)
+    return "-" if found is None else f"{found['value']:.2f}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG or meter, --out, --template; --update, --model, --peft, --records and what they need."""
+    parser.add_argument("config", metavar="CONFIG.toml|meter", nargs="?", help="what to audit; or `meter`, to measure only")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write result.json and report.html to")
+    parser.add_argument("--template", action="store_true", help="print a configuration that runs as it is, every key explained")
+    saved = parser.add_argument_group("a saved update, of any stack")
+    saved.add_argument("--update", metavar="FILE", type=Path, help="gradient or delta: safetensors, or a dictionary of torch")
+    saved.add_argument("--model", metavar="DIR", type=Path, help="the model that clients got (for meter, config.json will do)")
+    saved.add_argument("--peft", metavar="PEFT", type=Path, help="adapter_config.json, or the folder of a saved adapter")
+    saved.add_argument("--kind", choices=("gradient", "delta"), help="what the update is, if the file does not say it")
+    saved.add_argument("--records", metavar="FILE", type=Path, help="the records behind it, as JSON lines, to score attacks")
+    saved.add_argument("--batch", metavar="N", type=int, default=8, help="records behind the update, at most (default 8)")
+    saved.add_argument("--longest", metavar="N", type=int, default=64, help="tokens a record, at most (default 64)")
+    meter = parser.add_argument_group("meter")
+    meter.add_argument("--tokens", metavar="N", type=int, help="token positions behind one update")
+    meter.add_argument("--json", action="store_true", help="print the measurement as JSON")
+
+
+EXAMPLES = """\
+examples:
+  zkaudit audit --template > audit.toml                    a configuration to change
+  zkaudit audit audit.toml --out audits/first              result.json and report.html; go on after a stop by the same command
+  zkaudit audit --update update.safetensors --model base/ --peft adapter/ --out audits/saved
+  zkaudit audit meter --model base/ --peft adapter/ --tokens 512
+
+Nothing is downloaded. Personal data are hidden in reports unless the configuration says show_values = true.
+"""
+
+COMMAND = Command("audit", "measure what federated fine-tuning leaks", EXAMPLES, add_arguments, run)
