@@ -24,9 +24,12 @@ TARGETS: tuple[tuple[str, ...], ...] = (
     ("attn.c_proj", "mlp.c_proj"),  # GPT-2
     ("o_proj", "down_proj"),  # Llama, Mistral, Qwen, Gemma
     ("attention.output.dense", "output.dense"),  # BERT, RoBERTa
-    ("attention.dense", "dense_4h_to_h"),  # GPT-NeoX, Falcon
+    ("attention.dense", "dense_4h_to_h"),  # GPT-NeoX
     ("out_proj", "fc2"),  # OPT, BART
     ("self_attn.dense", "fc2"),  # Phi
+    ("self_attention.dense", "dense_4h_to_h"),  # Falcon, BLOOM
+    ("attn.out_proj", "mlp.fc_out"),  # GPT-J
+    ("attention.out_lin", "ffn.lin2"),  # DistilBERT
 )
 
 

@@ -28,6 +28,7 @@ from zkaudit.attacks.preflight import Finding, findings
 from zkaudit.attacks.sites import Dependence
 from zkaudit.attacks.taps import Group, Tap, TokenLeak, find, quiet, token_leaks
 from zkaudit.attacks.taps import groups as join
+from zkaudit.attacks.taps.quiet import Quiet
 from zkaudit.attacks.twin import groups_of_plan, is_plan
 
 Regime = Literal["exact", "soft", "weak", "set", "none"]
@@ -128,9 +129,10 @@ def measure(model: PublicModel, tokens: int, federated: FederatedSettings | None
     mute = {tap.parameters[0] for tap in muted}
     rows = [_group_row(group, tokens, federated, mute) for group in groups]
     tensors = _tensor_rows(model, taps, groups, rows, leaks, mute)
-    silent = [quiet(model, row.name) for row in tensors if row.kind == "unknown"]
+    told = {name for tap in taps for name in tap.parameters} | {leak.parameter for leak in leaks}
+    silent = [quiet(model, name) for name in model.trainable() if name not in told]
     exact = [row.usable if row.regime == "exact" else 0 for row in rows]
-    verdict, reason = _verdict(rows, leaks, tensors)
+    verdict, reason = _verdict(rows, leaks, silent)
     cohort, rounds = (federated.cohort, _rounds(federated)) if federated else (1, 1)
     found = findings(model, tokens, federated, groups, exact, muted, leaks, silent)
     return MeterReport(verdict, reason, tokens, cohort, rounds, tuple(rows), tuple(tensors), tuple(found))
@@ -218,7 +220,7 @@ def _tensor_rows(
     return found
 
 
-def _verdict(rows: Sequence[GroupRow], leaks: Sequence[TokenLeak], tensors: Sequence[TensorRow]) -> tuple[Verdict, str]:
+def _verdict(rows: Sequence[GroupRow], leaks: Sequence[TokenLeak], silent: Sequence[Quiet]) -> tuple[Verdict, str]:
     whole = [leak for leak in leaks if leak.listed is None]
     if whole:
         return "exposed", f"'{whole[0].parameter}' names the tokens of any number of records"
@@ -238,8 +240,8 @@ def _verdict(rows: Sequence[GroupRow], leaks: Sequence[TokenLeak], tensors: Sequ
         return "partly exposed", f"'{leaks[0].parameter}' tells which of the tokens that it trains were there"
     if any(row.regime != "none" for row in rows):
         return "weakly exposed", "spans are shared by so many tokens, or reached by so many texts, that little is left to rank"
-    if any(row.kind == "unknown" for row in tensors):
-        return "unknown", "some trainable tensors are of kinds that no derivation covers"
+    if any(not each.derived for each in silent):
+        return "unknown", "some trainable tensors are of kinds that no tap or derivation covers"
     return "memorisation only", "no trainable tensor shows a span of inputs: gradient matching and memorisation are left"
 
 

@@ -211,7 +211,7 @@ def _check_prefix(model: PublicModel) -> None:
     try:
         with torch.no_grad():
             model.module(input_ids=ids, attention_mask=torch.ones_like(ids))
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise AuditError(f"peft cannot apply PREFIX_TUNING to this model: {reason}") from None
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.federated.settings import FederatedSettings
@@ -87,6 +87,20 @@ def test_a_kind_without_derivation_is_unknown_not_safe() -> None:
     report = measure(model, 4)
     assert report.verdict == "unknown"
     assert "nothing is known of what 1 tensor(s) show" in sentences(report)
+
+
+def test_prefix_keys_shared_by_heads_are_unknown_not_safe() -> None:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, vocab_size=99, **heads)
+    module = LlamaForCausalLM(config).requires_grad_(False)
+    assert measure(apply(PublicModel(module, None), {"type": "PREFIX_TUNING"}), 4).verdict == "unknown"
+
+
+def test_a_pooled_classifier_is_told_apart() -> None:
+    model = apply(build("micro-bert", task="sequence_classification"), {"type": "LORA"})
+    rows = {row.kind: row for row in measure(model, 10).tensors}
+    assert rows["pooled weight"].regime == "none"
+    assert "classifier" in rows["pooled weight"].name
 
 
 @pytest.mark.parametrize("name", ["nano-gpt2", "nano-llama", "micro-bert"])
@@ -192,16 +206,27 @@ def test_quantised_layers_are_known_by_their_class() -> None:
     assert quantised_layers(model) == ["model.layers.0.mlp.up_proj"]
 
 
-@pytest.mark.parametrize("name", ["micro-gpt2", "micro-llama", "micro-bert"])
-@pytest.mark.parametrize("kind", ["LORA", "PREFIX_TUNING", "BOTTLENECK", "FULL"])
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 500}
+CONFIGS = {
+    "gpt2": GPT2Config(n_embd=64, n_layer=4, n_head=4, vocab_size=500),
+    "llama": LlamaConfig(**SIZES),
+    "bert": BertConfig(**SIZES),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("kind", ["LORA", "DORA", "ADALORA", "PREFIX_TUNING", "BOTTLENECK", "FULL"])
 def test_a_plan_without_weights_measures_as_the_model_does(name: str, kind: str) -> None:
-    real = build(name)
-    loader = AutoModelForMaskedLM if real.task == "masked_lm" else AutoModelForCausalLM
-    with torch.device("meta"):
-        module = loader.from_config(real.module.config)
-    plan = apply(PublicModel(module.eval().requires_grad_(False), None, real.task), {"type": kind})
+    def model(device: str) -> PublicModel:
+        torch.manual_seed(0)
+        with torch.device(device):
+            module = (AutoModelForMaskedLM if name == "bert" else AutoModelForCausalLM).from_config(CONFIGS[name])
+        base = PublicModel(module.eval().requires_grad_(False), None, "masked_lm" if name == "bert" else "causal_lm")
+        return apply(base, {"type": kind})
+
+    plan = model("meta")
     assert plan.device.type == "meta"
-    assert measure(plan, 10) == measure(apply(real, {"type": kind}), 10)
+    assert measure(plan, 10) == measure(model("cpu"), 10)
 
 
 def test_later_layers_of_a_plan_are_like_the_second() -> None:

@@ -57,8 +57,8 @@ def _prompt(model: PublicModel, parameter: str) -> Quiet:
         reason = "the network that makes keys and values mixes all layers and heads: the queries' span is hidden"
         return Quiet("prefix projection", parameter, 0, f"{reason}; {MATCHING}")
     if method == "PREFIX_TUNING":
-        reason = "heads of queries share keys here, so each row mixes the queries of several heads: no test for one token"
-        return Quiet("prefix", parameter, 0, reason)
+        reason = "several heads of queries share a key here, so a row mixes their queries: they leak, but no tap reads it"
+        return Quiet("shared prefix keys", parameter, 0, reason, derived=False)
     if method in ("PROMPT_TUNING", "P_TUNING"):
         kind = "prompt" if method == "PROMPT_TUNING" else "prompt encoder"
         reason = "the error reaches it through the whole network and mixes all positions: no span of inputs"
