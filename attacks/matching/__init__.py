@@ -1,0 +1,1 @@
+"""Gradient matching: look for the records whose gradient is what the client sent."""
