@@ -429,6 +429,16 @@ def test_secure_aggregation_reaches_its_range_without_overflow() -> None:
         secure_mean([{"w": torch.zeros(2)}, {"w": torch.zeros(3)}])
 
 
+def test_an_update_that_overflows_its_precision_is_named(gpt2: PublicModel) -> None:
+    def protect(tensors: dict, _generator: torch.Generator) -> dict:
+        return {key: 1e9 * value for key, value in tensors.items()}
+
+    before = gpt2.state()
+    with pytest.raises(AuditError, match="holds NaN or infinity"):
+        simulate(gpt2, [RECORDS[:4]], FederatedSettings(precision="float16"), protect)
+    assert all(torch.equal(value, before[key]) for key, value in gpt2.state().items())
+
+
 def test_update_names_what_does_not_fit(gpt2: PublicModel) -> None:
     sent = simulate(gpt2, [RECORDS[:4]], FederatedSettings()).rounds[0].update
     shapes = {key: p.shape for key, p in gpt2.trainable().items()}

@@ -128,17 +128,16 @@ def _train(model: PublicModel, data: Sequence[Batch], settings: FederatedSetting
     if len(data) != needed:
         raise AuditError(f"a client's local training takes {needed} batches; there are {len(data)}")
     optimizer = make_optimizer(model.trainable().values(), settings)
-    total = settings.local_steps * settings.local_epochs
-    for step in range(total):
+    for step in range(settings.steps):
         if settings.schedule == "linear":
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * (1 - step / total)
+                group["lr"] = settings.learning_rate * (1 - step / settings.steps)
         optimizer.zero_grad()
         first = step % settings.local_steps * settings.accumulation
         for batch in data[first : first + settings.accumulation]:
             (model.loss(batch) / settings.accumulation).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        progress("a client's local training", (step + 1) / total)
+        progress("a client's local training", (step + 1) / settings.steps)
 
 
 def in_precision(value: Tensor, precision: str) -> Tensor:

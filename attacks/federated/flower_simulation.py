@@ -191,7 +191,8 @@ def _run_with_ray(server: ServerApp, client: ClientApp, nodes: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from flwr.simulation import run_simulation
 
-    run_simulation(server, client, nodes, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}})
+    everything = {"num_cpus": os.cpu_count() or 1, "num_gpus": 0.0}  # one process, which takes the clients one by one
+    run_simulation(server, client, nodes, backend_config={"client_resources": everything})
 
 
 def _check(clients: Sequence[Sequence[Record]], settings: FederatedSettings, engine: str) -> None:

@@ -66,7 +66,7 @@ def simulate(
     A client uses its records in order, fresh ones in every round unless `same_batch`. `public` records are what the warm-up
     trains on. `train` is what clients do instead of `local_update` with `protect`: a defence that makes gradients in another
     way (DP-SGD). Afterwards the model holds the first round's start: its own values, moved by the warm-up where the settings
-    ask for one. AuditError says how many records, clients or public records are lacking.
+    ask for one. AuditError says how many records, clients or public records are lacking, or which tensor is not finite.
     """
     cohorts = _cohorts(len(clients), settings, seed)
     _check_records(clients, cohorts, settings)
@@ -95,8 +95,10 @@ def simulate(
                 seen[-1].extend(data)
                 progress("simulating the federation", (number + len(updates) / len(cohort)) / len(cohorts))
             mean = updates[0].tensors if len(updates) == 1 else secure_mean([update.tensors for update in updates])
-            rounds.append(Round(handed_out, Update(settings.sends, mean)))
-            _apply(model, rounds[-1].update, optimizer)
+            received = Update(settings.sends, mean)
+            received.check({name: value.shape for name, value in handed_out.items()})
+            rounds.append(Round(handed_out, received))
+            _apply(model, received, optimizer)
         end = model.state()
     finally:
         model.assign(start)

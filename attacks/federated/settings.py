@@ -59,8 +59,13 @@ class FederatedSettings:
         for name in ("same_batch", "dropout"):
             if not isinstance(getattr(self, name), bool):
                 raise AuditError(f"[federated] {name} is {getattr(self, name)!r}; it must be true or false")
-        if self.sends == "gradient" and self.local_steps * self.local_epochs != 1:
+        if self.sends == "gradient" and self.steps != 1:
             raise AuditError('[federated] a gradient is sent after one local step; with more of them, sends = "delta"')
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps behind one client's update."""
+        return self.local_steps * self.local_epochs
 
     @property
     def records(self) -> int:
