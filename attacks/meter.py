@@ -99,10 +99,7 @@ class MeterReport:
         lines = [f"{self.verdict}: {self.reason}", f"{self.tokens} tokens behind an update{clients}{rounds}", ""]
         lines += _table(
             ("inputs of", "depends on", "shown by", "d", "K", "n/K", "regime"),
-            [
-                (g.site, g.depends_on, " + ".join(g.kinds), g.dimension, g.usable, _number(g.ratio), g.regime)
-                for g in self.groups
-            ],
+            [(g.site, g.depends_on, _counted(g.kinds), g.dimension, g.usable, _number(g.ratio), g.regime) for g in self.groups],
         )
         lines += _table(
             ("trainable tensor", "shape", "kind", "rank", "regime"),
@@ -172,7 +169,7 @@ def _group_row(group: Group, tokens: int, federated: FederatedSettings | None, m
         regime = "soft"
     return GroupRow(
         group.site.module,
-        tuple(dict.fromkeys(tap.kind for tap in group.taps)),
+        tuple(tap.kind for tap in group.taps),
         tuple(dict.fromkeys(name for tap in group.taps for name in tap.parameters)),
         group.taps[0].space,
         DEPENDS[group.dependence],
@@ -243,6 +240,10 @@ def _verdict(rows: Sequence[GroupRow], leaks: Sequence[TokenLeak], silent: Seque
     if any(not each.derived for each in silent):
         return "unknown", "some trainable tensors are of kinds that no tap or derivation covers"
     return "memorisation only", "no trainable tensor shows a span of inputs: gradient matching and memorisation are left"
+
+
+def _counted(kinds: Sequence[str]) -> str:
+    return ", ".join(kind if count == 1 else f"{count} x {kind}" for kind, count in Counter(kinds).items())
 
 
 def _number(ratio: float | None) -> str:

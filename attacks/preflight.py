@@ -180,7 +180,8 @@ def _base(model: PublicModel) -> Iterator[Finding]:
         yield Finding(
             "info",
             f"{len(layers)} layers of the base model are quantised, '{layers[0]}' first: the base is frozen and only "
-            "changes the errors d_i, so what the update spans is unchanged",
+            "changes the errors d_i, so what the update spans is unchanged (a server whose kernels round otherwise than the "
+            "client's sees candidates for deeper layers a little off)",
         )
 
 
