@@ -189,6 +189,15 @@ def test_moves_are_permutations_that_leave_padding():
         assert torch.equal(order[~live], places[~live])
 
 
+def test_word_order_is_judged_by_the_models_own_loss():
+    model = adapted("nano-llama")
+    world, observation = observed(model, FederatedSettings(batch=2, longest=30, dropout=False))
+    match = match_of(world, observation, LAMP()).exact()
+    dummy = match.problem.dummy(padded(truth(world), model.tokenizer.pad_token_id))
+    scores = [LAMP(perplexity_weight=weight)._score(match, dummy) for weight in (0.0, 2.0)]
+    assert scores[1] - scores[0] == pytest.approx(2 * float(model.loss(world.batches[0][0]).detach()), rel=1e-5)
+
+
 def test_discrete_moves_find_the_order_of_shuffled_true_tokens():
     model = adapted("nano-gpt2")
     world, observation = observed(model, SHORT)
@@ -251,6 +260,15 @@ def test_rounds_of_one_batch_are_matched_together_and_others_apart(same, expecte
     _, observation = observed(adapted("nano-gpt2"), dataclasses.replace(SHORT, rounds=3, same_batch=same))
     found = DLG(steps=2, candidates=2).run(observation)
     assert len(found.sequences) == len(found.evidence["batches"]) == expected
+
+
+def test_guessed_lengths_are_said():
+    _, observation = observed(adapted("nano-gpt2"), SHORT)
+    attack = DLG(steps=1, candidates=1)
+    unknown = dataclasses.replace(observation, tokens=None)
+    assert attack.run(observation).evidence["caveats"] == []
+    assert attack.run(unknown).evidence["caveats"] == ["the records are taken to have 5 tokens each"]
+    assert dataclasses.replace(attack, lengths=[5]).run(unknown).evidence["caveats"] == []
 
 
 def test_a_seed_decides_everything():

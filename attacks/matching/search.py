@@ -160,6 +160,8 @@ class Matching:
         ranked = sorted(scores, key=lambda token: -scores[token])
         ranking = Ranking(ranked, [scores[token] for token in ranked], len(ranked))
         caveats = list(dict.fromkeys(caveat for goal in rounds for caveat in goal.caveats))
+        if self.lengths is None and not (observation.tokens and len(sequences) == len(together)):
+            caveats.append(f"the records are taken to have {max(map(len, sequences))} tokens each")
         return Recovery(self.name, ranking, sequences, evidence={"batches": evidence, "caveats": caveats, "steps": self.steps})
 
     def _match(self, observation: Observation, goals: Sequence[Target]) -> Match:
