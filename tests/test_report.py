@@ -19,7 +19,7 @@ from scipy import stats
 
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.report import SCHEMA, check, mask, plain, render, write
-from zkaudit.attacks.report.quantities import decimal, duration, moment, size
+from zkaudit.attacks.report.quantities import decimal, duration, moment, sentence, size
 
 VOID = {"meta", "br", "wbr", "link", "img", "path", "use", "rect", "line", "circle"}
 HOSTILE = """<script>alert(1)</script>"'&$\\frac{_x"""
@@ -202,6 +202,8 @@ def synthetic_result() -> dict[str, Any]:
             {
                 "name": "dager",
                 "role": "attack",
+                "summary": "search for whole records",
+                "claimed": 41,
                 "needs": ["update"],
                 "seconds": 12.3,
                 "memory_bytes": 210_000_000,
@@ -590,6 +592,7 @@ def test_personal_data_are_hidden_unless_asked_for() -> None:
     for value in ("Mary", "Miller", "5309", "5399"):
         assert value not in hidden
         assert value in shown
+    assert render({**result, "config": {"report": {"show_values": True}}}).count("Mary") == 2
     assert "in the clear" in Page(shown).text
     assert "in the clear" not in Page(hidden).text
     assert "###-###-####" in hidden
@@ -640,6 +643,29 @@ def test_gain_is_over_the_language_model_alone() -> None:
     assert "No control was run" in Page(render({"attacks": attacks[:1]})).text
 
 
+def test_attack_that_is_no_better_than_the_control_is_said_to_be_so() -> None:
+    control = {"name": "lm_only", "role": "control", "metrics": {"recall_at_n": share(0.4)}}
+    worse, better = ({"name": "a", "metrics": {"recall_at_n": share(value)}} for value in (0.1, 0.5))
+    said = "no attack reaches more than lm_only"
+    assert said in Page(render({"attacks": [worse, control]})).text
+    assert "▼ −0.30" in Page(render({"attacks": [worse, control]})).text
+    assert said not in Page(render({"attacks": [better, control]})).text
+
+
+def test_recall_without_precision_is_a_warning() -> None:
+    attack = {"name": "names_all", "metrics": {"token_recall": 1.0, "token_precision": 0.04}}
+    assert "names_all (precision 0.04)" in Page(render({"attacks": [attack]})).text
+    attack["metrics"]["token_precision"] = 0.9
+    assert "(precision" not in Page(render({"attacks": [attack]})).text
+
+
+def test_attacks_that_recover_nothing_are_named() -> None:
+    attack = {"name": "idle", "metrics": {"rouge1": share(0, 0)}, "pii": {"phone": {"records": 3, "exact": 0.0}}}
+    text = Page(render({"attacks": [attack]})).text
+    assert "Sentences and records: nothing at all (0.00 everywhere) from idle." in text
+    assert "Personal data: nothing at all (0.00 everywhere) from idle." in text
+
+
 def test_oracle_and_control_are_set_apart() -> None:
     attacks = [{"name": name, "role": name, "metrics": {"auc": 0.5}} for name in ("oracle", "control", "attack")]
     page = render({"attacks": attacks})
@@ -676,6 +702,8 @@ def test_failed_attack_is_reported_with_its_reason() -> None:
         (size(1.5 * 2**30), "1.5 GiB"),
         (moment("2026-03-14T16:09:26+01:00"), "2026-03-14 15:09 UTC"),
         (moment("yesterday"), "yesterday"),
+        (sentence("it leaks"), "It leaks."),
+        (sentence("Does it?"), "Does it?"),
     ],
 )
 def test_quantities_read_well(shown: str, expected: str) -> None:

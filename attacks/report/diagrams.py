@@ -119,7 +119,7 @@ def pareto(description: str, points: Sequence[Defended], utility: str, lower_is_
             if point.static is not None:
                 axes.plot(point.utility, point.static.value, "o", color=colour, markerfacecolor=CARD, zorder=3)
             if point.adaptive is not None:
-                if point.adaptive.has_bounds:
+                if point.adaptive.has_width:
                     axes.plot([point.utility] * 2, point.adaptive.bounds, color=colour, linewidth=5, alpha=0.2)
                 axes.plot(point.utility, point.adaptive.value, "s", color=colour, zorder=4)
         best = sorted(

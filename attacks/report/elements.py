@@ -90,7 +90,7 @@ def measured(raw: object, strong: bool = False) -> Html:
     if found is None:
         return tag("span", ABSENT, class_="absent")
     value = tag("strong" if strong else "span", decimal(found.value), class_="value")
-    if not found.has_bounds:
+    if not found.has_width:
         return value
     low, high = found.bounds
     return join(value, tag("span", f"{low:.2f} to {high:.2f}", class_="interval"))

@@ -10,7 +10,18 @@ from typing import Any
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.report.elements import Child, Html, join, paragraph, tag
 from zkaudit.attacks.report.schema import check, plain
-from zkaudit.attacks.report.sections import appendix, attacking, defending, examples, exposure, metering, overview, screening
+from zkaudit.attacks.report.sections import (
+    appendix,
+    attacking,
+    defending,
+    evidence,
+    examples,
+    exposure,
+    metering,
+    overview,
+    personal,
+    screening,
+)
 
 Content = Callable[[Mapping[str, Any]], list[Child]]
 
@@ -20,8 +31,8 @@ SECTIONS: tuple[tuple[str, str, str, Content], ...] = (  # id, heading, what it 
     ("phase", "Phase diagram", "How recovery depends on tokens behind an update (n) and rank it shows (K).", exposure.phase),
     ("attacks", "Attacks", "What was recovered from the updates, with confidence intervals.", attacking.attacks),
     ("funnel", "From tokens to personal data", "How far recovery goes.", exposure.funnel),
-    ("evidence", "Evidence in the update", "Why the attacks can tell a batch's tokens from others.", attacking.evidence),
-    ("pii", "Personal data", "Which kinds of values were recovered.", attacking.pii),
+    ("evidence", "Evidence in the update", "How well the update tells a batch's tokens from all others.", evidence.evidence),
+    ("pii", "Personal data", "Which kinds of values were recovered.", personal.pii),
     ("curves", "Exposure curves", "What changes with the training settings.", exposure.curves),
     ("defences", "Defences", "What each costs, and what it saves against an attacker who adapts.", defending.defences),
     ("screen", "Screen of the base model", "Whether the model that was handed out looks prepared to leak.", screening.screen),
@@ -31,8 +42,10 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # should a text become
 EXAMPLES = ("examples", "Examples", "Records of this test and what attacks made of them.")
 
 
-def write(result: Mapping[str, Any], path: Path, show_values: bool = False) -> None:
-    """Write the report of a result (schema.py) to `path`; personal data in examples are hidden unless `show_values`.
+def write(result: Mapping[str, Any], path: Path, show_values: bool | None = None) -> None:
+    """Write the report of a result (schema.py) to `path`.
+
+    Personal data in examples are hidden unless `show_values`; None is what the result's configuration has under `report`.
 
     AuditError names the first place of the result that is not as the schema says, or why the file cannot be written.
     """
@@ -43,10 +56,12 @@ def write(result: Mapping[str, Any], path: Path, show_values: bool = False) -> N
         raise AuditError(f"cannot write {path}: {error.strerror}") from None
 
 
-def render(result: Mapping[str, Any], show_values: bool = False) -> str:
+def render(result: Mapping[str, Any], show_values: bool | None = None) -> str:
     """The page. The same result gives the same bytes."""
     result = plain(result)
     check(result)
+    if show_values is None:
+        show_values = result.get("config", {}).get("report", {}).get("show_values") is True
     parts = [(name, heading, lead, make(result)) for name, heading, lead, make in SECTIONS]
     parts.insert(-1, (*EXAMPLES, examples.examples(result, show_values)))
     shown = [part for part in parts if part[3]]

@@ -119,8 +119,11 @@ def spectrum(name: str, description: str, values: Numbers, rank: int | None) -> 
         places = range(1, len(known) + 1)
         axes.plot(places[:kept], heights[:kept], "o", color=BLUE, markersize=4.5)
         axes.plot(places[kept:], heights[kept:], "o", color=MUTED, markerfacecolor=CARD, markersize=4.5)
-        axes.set_yscale("log")
-        _powers(axes.yaxis)
+        if max(heights) > WIDE_RANGE * min(heights):
+            axes.set_yscale("log")
+            _powers(axes.yaxis)
+        else:
+            axes.set_ylim(0, 1.08 * max(heights))
         if rank is not None:
             axes.axvline(kept + 0.5, color=INK, linestyle="--", linewidth=1)
             left = kept > len(known) / 2

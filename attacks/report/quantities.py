@@ -23,8 +23,14 @@ class Interval:
         return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
 
     @property
-    def has_bounds(self) -> bool:
+    def is_bounded(self) -> bool:
+        """Whether an interval is known at all."""
         return self.low is not None and self.high is not None
+
+    @property
+    def has_width(self) -> bool:
+        """Whether there is an interval worth showing: one of no width comes from too few observations."""
+        return self.low is not None and self.high is not None and self.low < self.high
 
 
 def interval(raw: Any) -> Interval | None:
@@ -57,6 +63,12 @@ def ratio(value: float | None) -> str:
     if value is None:
         return ABSENT
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def sentence(text: str) -> str:
+    """With a capital first and a full stop last."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def duration(seconds: float | None) -> str:

@@ -48,6 +48,8 @@ _ATTACK = _object(
     ["name"],
     name=STRING,
     role={"enum": ["attack", "control", "oracle"]},
+    summary=STRING,
+    claimed=COUNT,
     needs=_list(STRING),
     seconds=NUMBER,
     memory_bytes=NUMBER,
@@ -61,6 +63,7 @@ _DEFENCE = _object(
     ["name"],
     name=STRING,
     explanation=STRING,
+    note=STRING,
     utility=_object(name=STRING, value=NUMBER, better={"enum": ["lower", "higher"]}),
     static=INTERVAL,
     adaptive=INTERVAL,
@@ -99,7 +102,9 @@ SCHEMA: Schema = {
         ),
         attacks=_list(_ATTACK),
         funnel=_list(_object(["stage"], stage=STRING, share=SHARE)),
-        phase=_object(ranks=NUMBERS, tokens=NUMBERS, recall=_list(NUMBERS), here=_object(rank=NUMBER, tokens=NUMBER)),
+        phase=_object(
+            ranks=NUMBERS, tokens=NUMBERS, recall=_list(NUMBERS), here=_object(rank=NUMBER, tokens=NUMBER), note=STRING
+        ),
         defences=_list(_DEFENCE),
         screen=_object(
             verdict=STRING,

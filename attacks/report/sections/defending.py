@@ -73,7 +73,7 @@ def _table(found: Sequence[Mapping[str, Any]]) -> Child:
                     measured(defence.get("static")),
                     measured(defence.get("adaptive"), strong=True),
                     ABSENT if defence.get("epsilon") is None else significant(defence["epsilon"]),
-                    [_remark(defence), tag("div", defence.get("explanation", ""))],
+                    [_remark(defence), [tag("div", defence[key]) for key in ("explanation", "note") if defence.get(key)]],
                 ],
             )
         )

@@ -38,8 +38,9 @@ def phase(result: Mapping[str, Any]) -> list[Child]:
     return [
         figure(
             diagrams.phase(f"Heat map of recall over tokens and rank. {where}", ranks, tokens, recall, at),
-            "Share of the batch's tokens recovered. Left of the dashed line n ≤ K, and tokens can be tested exactly. ",
+            "Share of tokens recovered. Left of the dashed line n ≤ K, and tokens can be tested exactly. ",
             where,
+            f" {found['note']}" if found.get("note") else None,
         ),
         details("The values", table("Recall by usable rank K and tokens n", heads, rows, range(1, len(heads)))),
     ]
@@ -65,7 +66,7 @@ def curves(result: Mapping[str, Any]) -> list[Child]:
     return [
         figure(
             plots.curves(f"Recall against {names}", panels),
-            "What the strongest attack recovers when one setting changes and all others stay as deployed.",
+            "What is recovered when one setting changes and all others stay as deployed.",
         ),
         details("The values", tag("div", tables, class_="pair")),
     ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zkaudit.attacks.report.elements import Child, Html, badge, code, details, paragraph, table, tag
-from zkaudit.attacks.report.quantities import ABSENT, ratio, significant
+from zkaudit.attacks.report.quantities import ABSENT, ratio, sentence, significant
 
 REGIMES = {"set": "high", "exact": "high", "soft": "medium", "weak": "low", "none": "neutral"}
 SEVERITIES = {"high": 0, "medium": 1, "low": 2}
@@ -83,8 +83,8 @@ def _findings(findings: list[Any]) -> list[Child]:
         remedy = finding.get("remedy")
         text = tag(
             "div",
-            tag("p", finding["sentence"]),
-            tag("p", tag("strong", "Remedy: "), remedy, class_="remedy") if remedy else None,
+            tag("p", sentence(finding["sentence"])),
+            tag("p", tag("strong", "Remedy: "), sentence(remedy), class_="remedy") if remedy else None,
         )
         items.append(tag("li", tag("div", badge(severity, severity if severity in SEVERITIES else "neutral")), text))
     return [tag("h3", "Findings"), tag("ul", items, class_="findings")]

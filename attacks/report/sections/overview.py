@@ -49,7 +49,8 @@ def _facts(result: Mapping[str, Any]) -> list[tuple[str, Child]]:
     ratios = [group["ratio"] for group in meter.get("groups", []) if group.get("ratio") is not None]
     real = [attack for attack in attacks if attack.get("role", "attack") == "attack"]
     failed = sum(bool(attack.get("error")) for attack in real)
-    model = result.get("hashes", {}).get("model")
+    hashes = result.get("hashes", {})
+    model = hashes.get("model") or hashes.get("base model")
     return [
         ("Attacker", result.get("threat", {}).get("name")),
         ("Tokens behind an update", None if meter.get("tokens") is None else significant(meter["tokens"])),
