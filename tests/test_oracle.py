@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_dager import Case, case, gpt2
+from dager_cases import Case, case, gpt2
 
 from zkaudit.attacks.dager import Dager, DagerOptions
 from zkaudit.attacks.errors import AuditError

@@ -2,7 +2,7 @@
 
 Published: for each end, all combinations of the tokens found at each position, or random ones beyond a limit, by the mean
 distance of the next block's inputs. Calibrated: the same where combinations are few; otherwise a beam that changes one
-position at a time, since a sequence with fewer strange tokens lies nearer to the span. It needs tens of passes, not 10^7.
+position at a time, since a sequence with fewer strange tokens lies nearer to the span, and again with the tokens that are left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from zkaudit.attacks.dager.tokens import CONSISTENT, FLOOR, Candidates, given
 from zkaudit.attacks.model import PublicModel
 from zkaudit.attacks.sites import activations
 
-MOST = {"published": 10**7, "calibrated": 5_000}  # combinations tried at one length
+MOST = {"published": 10**7, "calibrated": 70_000}  # combinations tried at one length: four tokens at each of eight positions
+CLIMB = 5_000  # sequences tried by the beam at one length
 WIDTH = 4  # sequences in the beam that changes one position at a time
 
 
@@ -46,26 +47,33 @@ def search(
     failed: list[Found] = []
     tried, bounded = [], False
     possible = ends(model, tokens, pools, options)
+    if not options.published:
+        possible.reverse()  # the longest first: what they use up makes the others few
     for number, (length, segment) in enumerate(possible):
-        left = _without(pools[:length], [found.ids for found in complete])
         score = _Score(model, stage, segment, options)
-        combinations = math.prod(map(len, left))
-        limit = options.combinations or MOST[options.setting]
-        if options.published or combinations <= limit:
+        while True:
+            left = _without(pools[:length], [found.ids for found in complete])
+            combinations = math.prod(map(len, left))
+            limit = options.combinations or MOST[options.setting]
             bounded |= combinations > limit
-            offered = _products(left, limit, options.block, generator)
-        else:
-            bounded = True
-            offered = iter([_climb(score, left, limit, generator)])
-        top: list[Found] = []
-        count = 0
-        for ids in offered:
-            count += len(ids)
-            top = _merge(top, score.found(ids, threshold), records, options.distinct)
-        tried.append(count + score.seen)
-        complete += [found for found in top if found.passed]
-        failed += [found for found in top if not found.passed]
+            climbs = combinations > limit and not options.published
+            offered = (
+                iter([_climb(score, left, min(limit, CLIMB), generator)])
+                if climbs
+                else _products(left, limit, options.block, generator)
+            )
+            top: list[Found] = []
+            for ids in offered:
+                top = _merge(top, score.found(ids, threshold), records, options.distinct)
+            new = [found for found in top if found.passed and found not in complete]
+            complete += new
+            failed += [found for found in top if not found.passed]
+            if not (climbs and new) or len(complete) >= records:  # fewer tokens are left: once more
+                break
+        tried.append(score.seen)
         progress("ordering tokens", (number + 1) / len(possible))
+        if len(complete) >= records and not options.published:
+            break
     complete = list({found.ids: found for found in sorted(complete, key=lambda found: -found.gain)}.values())
     return Result(complete, failed, {"sequences tried": tried, "ends": [length for length, _ in possible]}, bounded)
 
@@ -142,11 +150,9 @@ class _Score:
     def found(self, ids: Tensor, threshold: float) -> list[Found]:
         """Sequences (S, T) with their scores."""
         distances, expected = self.measure(ids)
-        self.seen -= len(ids)
         generator = torch.Generator().manual_seed(self.options.seed)
         decoys = torch.randint(self.model.vocabulary, (DECOYS, ids.shape[1]), generator=generator)
         chance = float(self.measure(decoys)[0].median())
-        self.seen -= DECOYS
         if self.options.published:
             passed = distances < threshold
         else:
@@ -170,8 +176,9 @@ def _merge(top: list[Found], new: list[Found], count: int, distinct: float) -> l
 
 def _climb(score: _Score, pools: Sequence[Sequence[int]], limit: int, generator: torch.Generator) -> Tensor:
     """Sequences (S, T) at which no change of one position lowers the mean distance, from random beams, within `limit` tries."""
-    results = []
-    while score.seen < limit:
+    results: list[Tensor] = []
+    limit += score.seen
+    while score.seen < limit or not results:
         beam = torch.cat(list(_sampled(pools, WIDTH, generator)))
         distances, _ = score.measure(beam)
         while score.seen < limit:

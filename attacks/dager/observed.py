@@ -54,14 +54,14 @@ class Rows:
     values: Tensor
     noise: float
 
-    def space(self) -> Subspace:
-        """Their row space, of the rank that stands above the noise."""
+    def space(self, most: int) -> Subspace:
+        """Their row space, of the rank that stands above the noise, but at most `most`: that many tokens there can be."""
         if len(self.values) == 0:
             width = self.values.shape[1]
             return Subspace(torch.zeros(width, 0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
         whole = subspace(self.values, min(self.values.shape))
         edge = self.noise * sum(math.sqrt(size) for size in self.values.shape)  # the largest singular value of noise alone
-        rank = gap_rank(whole.singular, max(2.0**-24, edge / float(whole.singular[0])))
+        rank = min(gap_rank(whole.singular, max(2.0**-24, edge / float(whole.singular[0]))), most)
         return Subspace(whole.basis[:, :rank], whole.singular)
 
 

@@ -25,7 +25,7 @@ class DagerOptions:
     false_discovery: float = 1e-3  # calibrated: share of wrong tokens among those claimed (Benjamini-Hochberg)
     distinct: float = 0.7  # sequences that agree in this share of positions are versions of one
     beam: int = 64  # decoder: most sequences kept at a time (but at least 8 for each record)
-    combinations: int | None = None  # encoder: most sequences tried at a length; None: 10^7 published, 5000 calibrated
+    combinations: int | None = None  # encoder: most sequences tried at a length; None: 10^7 published, 70000 calibrated
     token_types: int = 1  # encoder: kinds of segments to try (2 for pairs of sentences)
     block: int = 256  # sequences in one forward pass
     ranked: int = 4096  # tokens in the ranking beyond those claimed

@@ -46,6 +46,12 @@ class Stage:
     def dependence(self) -> Dependence:
         return self.group.dependence
 
+    @property
+    def weakest(self) -> float:
+        """The smallest singular value of the span over the largest."""
+        rank = self.space.rank
+        return float(self.space.singular[rank - 1] / self.space.singular[0]) if rank else 0.0
+
     def measured(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Of inputs of the site, (..., d): distance to the subspace, and the one that an input of the batch would have, (...).
 
@@ -77,7 +83,7 @@ def calibrated_stages(
     def stage(group: Group) -> Stage:
         same = stackable(observation.model, group, rounds)
         shown = rows(group, same, observation.federated)
-        space = shown.space()
+        space = shown.space(observation.most_tokens)
         count, rank = len(shown.values), space.rank
         size = _dimension(observation.model, group, rounds[0].start, space)
         left = space.singular[rank:].square().sum() / max((count - rank) * (size - rank), 1)
@@ -95,7 +101,13 @@ def calibrated_stages(
     most = max((group.capacity for group in local), default=0)
     # Of equally large groups the one that shows most: softmax hides a causal model's first token from q, not from v.
     token = max((stage(group) for group in local if group.capacity == most), key=lambda s: s.space.rank, default=None)
-    return token, stage(_sentence_group(shown, None if token is None else token.group))
+    group = _sentence_group(shown, None if token is None else token.group)
+    sentence = stage(group)
+    if token is not None and sentence.space.rank < token.space.rank:
+        # An encoder's last layer answers for one position only; modules before it may show more.
+        before = [other for other in shown[: shown.index(group)] if other.dependence == group.dependence]
+        sentence = max([sentence, *map(stage, before)], key=lambda s: (s.space.rank, s.weakest))
+    return token, sentence
 
 
 def _dimension(model: PublicModel, group: Group, start: State, space: Subspace) -> int:
