@@ -128,7 +128,10 @@ def pareto(description: str, points: Sequence[Defended], utility: str, lower_is_
         axes.plot([x for x, _ in best], [y for _, y in best], color=MUTED, linewidth=1, drawstyle="steps-pre", zorder=1)
         axes.set_ylim(-0.06, 1.1)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
-        axes.margins(x=0.16)
+        shown = [point.utility for point in points]
+        centre, reach = (min(shown) + max(shown)) / 2, 0.66 * max(_spread(shown), max(shown) - min(shown))
+        axes.set_xlim(centre - reach, centre + reach)
+        axes.ticklabel_format(axis="x", useOffset=False)
         if lower_is_better:
             axes.invert_xaxis()
         axes.grid(True, color=LINE)
@@ -148,10 +151,14 @@ def pareto(description: str, points: Sequence[Defended], utility: str, lower_is_
     return draw("pareto", description, (WIDTH, 4.3), paint)
 
 
+def _spread(utilities: Sequence[float]) -> float:
+    """Their range, but no less than what is worth telling apart."""
+    return max(max(utilities) - min(utilities), 0.02 * max(map(abs, utilities)), 1e-6)
+
+
 def _side_by_side(points: Sequence[Defended]) -> list[Defended]:
     """Those with nearly the same utility moved apart, so that none hides another."""
-    values = [point.utility for point in points]
-    step = 0.014 * ((max(values) - min(values)) or 1.0)
+    step = 0.018 * _spread([point.utility for point in points])
     moved: list[Defended] = []
     for point in sorted(points, key=lambda point: point.utility):
         least = moved[-1].utility + step if moved else point.utility

@@ -8,7 +8,7 @@ from typing import Any
 from zkaudit.attacks.report import diagrams
 from zkaudit.attacks.report.diagrams import Defended
 from zkaudit.attacks.report.elements import Child, Row, badge, figure, measured, note, paragraph, table, tag
-from zkaudit.attacks.report.quantities import ABSENT, interval, significant
+from zkaudit.attacks.report.quantities import ABSENT, interval, sentence, significant
 
 
 def defences(result: Mapping[str, Any]) -> list[Child]:
@@ -73,7 +73,10 @@ def _table(found: Sequence[Mapping[str, Any]]) -> Child:
                     measured(defence.get("static")),
                     measured(defence.get("adaptive"), strong=True),
                     ABSENT if defence.get("epsilon") is None else significant(defence["epsilon"]),
-                    [_remark(defence), [tag("div", defence[key]) for key in ("explanation", "note") if defence.get(key)]],
+                    [
+                        _remark(defence),
+                        [tag("div", sentence(defence[key])) for key in ("explanation", "note") if defence.get(key)],
+                    ],
                 ],
             )
         )

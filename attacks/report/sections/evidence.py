@@ -32,8 +32,8 @@ def _evidence(name: str, attack: Attack) -> list[Child]:
         parts.append(
             figure(
                 plots.distances(f"{name}-distances", description, edges, *shown),
-                "How far tokens lie from the subspace that the update spans. Where the two histograms do not overlap, a batch's "
-                "tokens are told with certainty; where they do, distance alone does not tell them.",
+                "How far tokens lie from the subspace that the update spans. Where the two histograms do not overlap, a "
+                "batch's tokens are told with certainty; where they do, distance alone does not tell them.",
             )
         )
     values = held.get("singular_values") or []
