@@ -22,7 +22,7 @@ from zkaudit.attacks.matching.moves import moved
 from zkaudit.attacks.matching.search import Match, Matching, Trace
 from zkaudit.attacks.matching.tag import TAG
 from zkaudit.attacks.matching.target import target
-from zkaudit.attacks.model import PublicModel, Task
+from zkaudit.attacks.model import IGNORED, PublicModel, Task
 from zkaudit.attacks.peft_setup import apply
 from zkaudit.attacks.threat import Observation, Round
 from zkaudit.attacks.update import Update
@@ -130,6 +130,16 @@ def test_true_records_have_the_clients_gradient_in_all_models(name, peft, task):
     assert gap_at_truth(adapted(name, peft, task), FederatedSettings(batch=2, longest=30, dropout=False)) < 1e-6
 
 
+def test_true_records_with_the_true_masks_have_a_masked_language_models_gradient():
+    world, observation = observed(adapted("micro-bert"), FederatedSettings(batch=2, longest=30, dropout=False))
+    (batch,) = world.batches[0]
+    match = match_of(world, observation, DLG(labels="nearest"))
+    hidden = batch.labels != IGNORED
+    match = dataclasses.replace(match, problem=dataclasses.replace(match.problem, hidden=hidden))
+    size = sum(float(g.square().sum()) for g in match.targets[0].gradient.values())
+    assert match.value(match.problem.dummy(batch.labels.where(hidden, batch.input_ids))) < 1e-6 * size
+
+
 def test_other_records_have_another_gradient():
     model = adapted("nano-gpt2")
     world, observation = observed(model, SHORT)
@@ -217,7 +227,7 @@ def test_discrete_moves_find_the_order_of_shuffled_true_tokens():
 
 def test_dlg_recovers_a_short_record_from_a_full_gradient():
     world, observation = observed(adapted("nano-gpt2", {"type": "FULL"}), SHORT)
-    found = DLG(steps=120).run(observation)
+    found = DLG(steps=100).run(observation)
     assert token_recall(found.sequences, truth(world)) >= 0.8  # chance: 5 of 2000
     assert set(found.tokens.ids) == {token for row in found.sequences for token in row}
     losses = found.evidence["batches"][0]["loss"]
@@ -237,11 +247,25 @@ def test_lamp_recovers_a_classifiers_record_from_lora_on_bert():
     assert token_recall(found.sequences, truth(world)) >= 0.8  # chance: 5 of 4000
 
 
+def test_lamp_recovers_a_masked_record_and_its_mask_from_lora_on_bert():
+    world, observation = observed(adapted("micro-bert"), SHORT)
+    (batch,) = world.batches[0]
+    found = LAMP(steps=80, restarts=1, candidates=8, tries=5).run(observation)
+    assert token_recall(found.sequences, batch.labels.where(batch.labels != IGNORED, batch.input_ids).tolist()) >= 0.8
+    assert "which tokens the client masked is guessed" in found.evidence["caveats"]
+
+
+def test_lbfgs_lowers_the_distance():
+    _, observation = observed(adapted("nano-gpt2"), SHORT)
+    losses = DLG(steps=3, candidates=1, optimizer="lbfgs").run(observation).evidence["batches"][0]["loss"]
+    assert losses[0] > losses[1] > losses[2]
+
+
 def test_a_step_of_sgd_with_decay_is_as_good_as_its_gradient():
     sent = FederatedSettings(sends="delta", weight_decay=0.5, batch=1, longest=4, dropout=False)
     plain = FederatedSettings(batch=1, longest=4, dropout=False)
     (_, delta), (world, gradient) = (observed(adapted("nano-gpt2"), settings) for settings in (sent, plain))
-    attack = DLG(steps=60, labels="soft")
+    attack = DLG(steps=40, labels="soft")
     by_delta, by_gradient = attack.run(delta), attack.run(gradient)
     assert by_delta.sequences == by_gradient.sequences
     assert token_recall(by_delta.sequences, truth(world)) >= 0.5
@@ -273,7 +297,7 @@ def test_guessed_lengths_are_said():
 
 def test_a_seed_decides_everything():
     _, observation = observed(adapted("nano-gpt2"), SHORT)
-    runs = [LAMP(steps=4, every=2, tries=3, candidates=3, seed=seed).run(observation) for seed in (1, 1, 2)]
+    runs = [LAMP(steps=3, every=2, tries=2, candidates=2, restarts=1, seed=seed).run(observation) for seed in (1, 1, 2)]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 
@@ -326,12 +350,6 @@ def test_updates_without_a_gradient_are_refused(value, said):
     _, observation = observed(adapted("nano-gpt2"), SHORT)
     with pytest.raises(AuditError, match=said):
         DLG().run(altered(observation, value))
-
-
-def test_a_masked_language_model_is_refused():
-    _, observation = observed(adapted("micro-bert"), SHORT)
-    with pytest.raises(AuditError, match="masked"):
-        TAG().run(observation)
 
 
 @pytest.mark.parametrize("lengths", [[5, 5], [0], []])

@@ -54,6 +54,7 @@ class Problem:
     labels: Labels = "nearest"
     temperature: float = 0.05  # of the softmax over cosines, for soft labels
     classes: Sequence[int] | None = None  # of the records, for classifiers, if known; else they are optimised
+    hidden: Tensor | None = None  # (R, T), where a masked language model reads the mask token: vectors there are labels only
 
     @cached_property
     def trained(self) -> list[nn.Parameter]:
@@ -127,7 +128,9 @@ class Problem:
 
     def regulariser(self) -> list[Tensor] | None:
         """The gradient of what a method adds to the cross entropy, if anything (AdaLoRA: factors be orthogonal)."""
-        whole = replace(self, batch=len(self.lengths), share=1.0, labels="nearest", classes=[0] * len(self.lengths))
+        whole = replace(
+            self, batch=len(self.lengths), share=1.0, labels="nearest", classes=[0] * len(self.lengths), hidden=None
+        )
         ids = self.tokens(self.table[torch.arange(self.mask.numel(), device=self.mask.device).view_as(self.mask)])
         labels = ids.masked_fill(self.mask == 0, IGNORED)
         if self.model.task == "sequence_classification":
@@ -141,9 +144,13 @@ class Problem:
         return [torch.zeros_like(p) if part is None else part.float() for p, part in zip(self.trained, parts, strict=True)]
 
     def _loss(self, dummy: Dummy) -> Tensor:
-        ids = self.tokens(dummy.vectors)
-        with self._in_place_of_embeddings(dummy.vectors), sdpa_kernel(SDPBackend.MATH):  # fused kernels lack second derivatives
-            logits = self.model.module(input_ids=ids, attention_mask=self.mask).logits.float()
+        vectors = dummy.vectors
+        ids = entered = self.tokens(vectors)
+        if self.hidden is not None:
+            token = self.model.tokenizer.mask_token_id
+            entered, vectors = ids.masked_fill(self.hidden, token), vectors.where(~self.hidden[..., None], self.table[token])
+        with self._in_place_of_embeddings(vectors), sdpa_kernel(SDPBackend.MATH):  # fused kernels lack second derivatives
+            logits = self.model.module(input_ids=entered, attention_mask=self.mask).logits.float()
         if self.model.task == "sequence_classification":
             if self.classes is not None:
                 wanted: Tensor = F.one_hot(torch.tensor(self.classes, device=logits.device), logits.shape[-1])
@@ -153,7 +160,7 @@ class Problem:
             losses = -(wanted * logits.log_softmax(-1)).sum(-1)
             weights = torch.ones_like(losses)
         else:
-            wanted, counted = self._wanted(dummy, ids), self.mask.clone()
+            wanted, counted = self._wanted(dummy, ids), self.mask if self.hidden is None else self.hidden
             if self.model.task == "causal_lm":
                 extra = logits.shape[1] - ids.shape[1]  # virtual tokens in front; the last of them predicts the first token
                 if extra == 0:

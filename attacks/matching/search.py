@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zkaudit.attacks.attack import Progress, Ranking, Recovery, silent
 from zkaudit.attacks.errors import AuditError
+from zkaudit.attacks.federated.client import MASKED
 from zkaudit.attacks.matching.classes import head, label
 from zkaudit.attacks.matching.distance import Distance
 from zkaudit.attacks.matching.dummy import Dummy, Labels, Problem
@@ -128,16 +129,13 @@ class Matching:
     def run(self, observation: Observation, progress: Progress = silent) -> Recovery:
         """Match the gradients of each batch of records on its own (of all rounds together where a client repeats its batch)."""
         observation.require(self.needs)
-        if observation.model.task == "masked_lm":
-            raise AuditError(
-                f"{self.name} cannot match a masked language model's gradient: what a client masks is its own secret"
-            )
         if self.steps < 1 or self.restarts < 1 or self.candidates < 1:
             raise AuditError(f"{self.name} needs at least one step, one restart and one candidate")
         if not observation.rounds:
             raise AuditError(f"{self.name} needs at least one round; the observation has none")
         rounds = [target(observation.model, seen, observation.federated) for seen in observation.rounds]
-        together = [rounds] if observation.federated.same_batch else [[goal] for goal in rounds]
+        masks = observation.model.task == "masked_lm"  # other ones in each round
+        together = [rounds] if observation.federated.same_batch and not masks else [[goal] for goal in rounds]
         generator = torch.Generator().manual_seed(self.seed)
         sequences: list[list[int]] = []
         scores: dict[int, float] = {}
@@ -160,8 +158,14 @@ class Matching:
         ranked = sorted(scores, key=lambda token: -scores[token])
         ranking = Ranking(ranked, [scores[token] for token in ranked], len(ranked))
         caveats = list(dict.fromkeys(caveat for goal in rounds for caveat in goal.caveats))
-        if self.lengths is None and not (observation.tokens and len(sequences) == len(together)):
+        records = len(sequences) // len(together)
+        known = observation.tokens is not None and (
+            records == 1 or observation.tokens == records * observation.federated.longest
+        )
+        if self.lengths is None and not known:
             caveats.append(f"the records are taken to have {max(map(len, sequences))} tokens each")
+        if masks:
+            caveats.append("which tokens the client masked is guessed")
         return Recovery(self.name, ranking, sequences, evidence={"batches": evidence, "caveats": caveats, "steps": self.steps})
 
     def _match(self, observation: Observation, goals: Sequence[Target]) -> Match:
@@ -192,6 +196,8 @@ class Matching:
         best, best_trace = None, Trace()
         for number in range(self.restarts):
             part = _Part(progress, number / self.restarts, 1 / self.restarts)
+            if match.problem.model.task == "masked_lm":
+                match = self._guess_masks(match, generator)
             dummy, trace = self._descend(match, self._start(match, generator), generator, part)
             ids = self.finish(match, match.problem.read(dummy), dummy.logits, generator, trace)
             trace.distance = match.exact().value(match.problem.dummy(ids, dummy.logits))
@@ -199,6 +205,23 @@ class Matching:
                 best, best_trace = (ids, dummy), trace
         assert best is not None
         return *best, best_trace
+
+    def _guess_masks(self, match: Match, generator: torch.Generator) -> Match:
+        """The problem with masks that a tenth of the descent likes best of some draws, as many a record as clients mask."""
+        live = match.problem.mask.cpu()
+        counts = (live.sum(1, keepdim=True) * MASKED).round().clamp(min=1)
+        guesses: dict[tuple[int, ...], Match] = {}
+        for _ in range(self.candidates):
+            order = torch.rand(live.shape, generator=generator).masked_fill(live == 0, 2.0).argsort(1).argsort(1)
+            hidden = (order < counts) & (live == 1)
+            problem = replace(match.problem, hidden=hidden.to(match.problem.mask.device))
+            guesses.setdefault(tuple(hidden.flatten().tolist()), replace(match, problem=problem))
+        short = replace(self, steps=max(1, self.steps // 10), candidates=1)
+        ends = []
+        for guess in guesses.values():
+            _, trace = short._descend(guess, short._start(guess, generator), generator, silent)
+            ends.append(trace.losses[-1])
+        return list(guesses.values())[ends.index(min(ends))]
 
     def _start(self, match: Match, generator: torch.Generator) -> Dummy:
         """The best of some random dummies; their entries are as large as those of token embeddings."""
