@@ -39,7 +39,10 @@ class _Oracle:
         if self.options.published:
             token, sentence, rules, _ = published_stages(observation, rounds, shown, self.options)
             return token, sentence, rules
-        return *calibrated_stages(observation, rounds, shown, self.options), PublishedRules(0.0, 0.0, 0.0)
+        first, later = calibrated_stages(observation, rounds, shown, self.options)
+        if later is None:
+            raise AuditError("nothing that is trained sees more than one token, so there is no order to search")
+        return first, later, PublishedRules(0.0, 0.0, 0.0)
 
 
 class OracleOrder(_Oracle):

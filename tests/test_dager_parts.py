@@ -78,6 +78,7 @@ def test_extensions_side_by_side_are_extensions_one_by_one(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     prefixes = torch.randint(some.model.vocabulary, (3, 5), generator=generator)
     tokens = torch.randint(some.model.vocabulary, (7,), generator=generator)
+    assert stage is not None
     ours = extensions(some.model, stage, prefixes, tokens, block=64)
     for row, prefix in enumerate(prefixes):
         ids = torch.cat([prefix.expand(7, -1), tokens[:, None]], 1)

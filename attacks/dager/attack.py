@@ -63,22 +63,27 @@ class Dager:
         shown = groups(model)
         rules = PublishedRules(0.0, 0.0, 0.0)
         token_stage: Stage | None
+        sentence_stage: Stage | None
         if options.published:
             token_stage, sentence_stage, rules, rank = published_stages(observation, rounds, shown, options)
             degraded = rank >= sentence_stage.space.dimension - options.cutoff
         else:
             token_stage, sentence_stage = calibrated_stages(observation, rounds, shown, options)
             degraded = token_stage is None or token_stage.blind
+            if token_stage is None and sentence_stage is None:
+                raise AuditError("the update shows the input of no module, so there is no span to test")
         records, longest = federated.records * federated.cohort, min(federated.longest, positions(model))
         found = None
         if token_stage is not None:
             found = candidates(model, token_stage, options, longest, rules.tokens, progress)
             degraded |= not found.sure
-        result = order(observation, sentence_stage, found, degraded, rules.sentences, options, progress)
+        result = Result([], [])
+        if sentence_stage is not None:
+            result = order(observation, sentence_stage, found, degraded, rules.sentences, options, progress)
         chosen = best(result, records, options.distinct, options.published)
         return Recovery(
             self.name,
-            None if found is None else found.ranking(options.ranked, not options.published),
+            spelled(chosen) if found is None else found.ranking(options.ranked, not options.published),
             [list(sequence.ids) for sequence in chosen],
             evidence=evidence(token_stage, sentence_stage, found, result, chosen, degraded),
         )
@@ -128,13 +133,18 @@ def positions(model: PublicModel) -> int:
 
 
 def evidence(
-    token: Stage | None, sentence: Stage, found: Candidates | None, result: Result, chosen: Sequence[Found], degraded: bool
+    token: Stage | None,
+    sentence: Stage | None,
+    found: Candidates | None,
+    result: Result,
+    chosen: Sequence[Found],
+    degraded: bool,
 ) -> dict[str, Any]:
     """Numbers for the report: spectra, ranks, distances, counts; no text."""
     pages: dict[str, Any] = {
         "degraded": degraded,
         "bounded": result.bounded,
-        "sentence stage": spectrum(sentence),
+        "sentence stage": None if sentence is None else spectrum(sentence),
         "counts": {name: list(values) for name, values in result.counts.items()},
         "complete": len(result.complete),
         "distances of sequences": [sequence.distance for sequence in chosen],
@@ -145,6 +155,16 @@ def evidence(
         pages["distances of tokens"] = found.histogram()
         pages["counts"]["survivors"] = [len(row) for row in found.survivors]
     return pages
+
+
+def spelled(chosen: Sequence[Found]) -> Ranking:
+    """Tokens of the sequences, where no stage tests single ones; claimed are those of sequences that passed."""
+    scores: dict[int, float] = {}
+    for sequence in sorted(chosen, key=lambda found: (not found.passed, -found.gain)):
+        for token in sequence.ids:
+            scores.setdefault(token, sequence.gain)
+    claimed = {token for sequence in chosen if sequence.passed for token in sequence.ids}
+    return Ranking(list(scores), list(scores.values()), len(claimed))
 
 
 def spectrum(stage: Stage) -> dict[str, Any]:

@@ -77,8 +77,8 @@ class Stage:
 
 def calibrated_stages(
     observation: Observation, rounds: Sequence[Round], groups: Sequence[Group], options: DagerOptions
-) -> tuple[Stage | None, Stage]:
-    """Token stage, if there is one, and sentence stage: all taps and all rounds stacked, ranks above the noise."""
+) -> tuple[Stage | None, Stage | None]:
+    """Token stage and sentence stage, where there is one: all taps and all rounds stacked, ranks above the noise."""
 
     def stage(group: Group) -> Stage:
         same = stackable(observation.model, group, rounds)
@@ -102,6 +102,8 @@ def calibrated_stages(
     # Of equally large groups the one that shows most: softmax hides a causal model's first token from q, not from v.
     token = max((stage(group) for group in local if group.capacity == most), key=lambda s: s.space.rank, default=None)
     group = _sentence_group(shown, None if token is None else token.group)
+    if group is None:
+        return token, None
     sentence = stage(group)
     if token is not None and sentence.space.rank < token.space.rank:
         # An encoder's last layer answers for one position only; modules before it may show more.
@@ -121,12 +123,10 @@ def _dimension(model: PublicModel, group: Group, start: State, space: Subspace) 
     return int((singular > 1e-5 * singular[0]).sum())
 
 
-def _sentence_group(groups: Sequence[Group], token_group: Group | None) -> Group:
+def _sentence_group(groups: Sequence[Group], token_group: Group | None) -> Group | None:
     later = [group for group in groups if group.dependence > Dependence.POSITION]
-    if not later:
-        raise AuditError("nothing that is trained sees more than one token, so DAGER cannot order tokens")
-    if token_group is None:
-        return later[0]
+    if not later or token_group is None:
+        return later[0] if later else None
     leaves = {tap.site.module.rsplit(".", 1)[-1] for tap in token_group.taps}
     kinds = {tap.kind for tap in token_group.taps}
     alike = [
