@@ -16,7 +16,7 @@ from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.federated.rounds import Simulation, simulate
 from zkaudit.attacks.lab.records import Record
 from zkaudit.attacks.ledger import Ledger, PeakMemory
-from zkaudit.attacks.metrics import Score, Scorer, combine
+from zkaudit.attacks.metrics import Score, ScoreOptions, Scorer, combine
 from zkaudit.attacks.model import PublicModel
 from zkaudit.attacks.report.mask import mask
 from zkaudit.attacks.setup import Records
@@ -98,7 +98,7 @@ def observed(run: Simulation, capabilities: Capability, auxiliary: Sequence[Any]
 
 
 def _one(case: Battery, name: str, seen: Observation, run: Simulation, number: int, progress: Progress) -> dict[str, Any]:
-    scorer = Scorer.of(case.model, run.truth[-1], case.config.federated.longest)
+    scorer = scorer_of(case.model, run.truth[-1], case.config.federated.longest)
     attack = ATTACKS[name].make(case.config.attacks.seed + number)
     started = time.perf_counter()
     part: dict[str, Any] = {"error": None, "score": None, "examples": []}
@@ -113,6 +113,11 @@ def _one(case: Battery, name: str, seen: Observation, run: Simulation, number: i
         report = case.config.report
         part["examples"] = examples_of(scorer, recovery, run.truth[-1], report.show_values, report.examples)
     return part
+
+
+def scorer_of(model: PublicModel, records: Sequence[Record], longest: int) -> Scorer:
+    """A scorer that leaves out each record's last token for causal models: it is an input to nothing that has a loss."""
+    return Scorer.of(model, records, longest, ScoreOptions(leave_out_last=model.task == "causal_lm"))
 
 
 def examples_of(scorer: Scorer, recovery: Recovery, records: Sequence[Record], shown: bool, most: int) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from zkaudit.attacks.matching.lamp import LAMP
 from zkaudit.attacks.matching.tag import TAG
 from zkaudit.attacks.pursuit import Pursuit
 from zkaudit.attacks.recit.recover import Recit, RecitOptions
+from zkaudit.attacks.record_pursuit import RecordPursuit
 from zkaudit.attacks.span_test import SpanTest, StaticSpanTest
 from zkaudit.attacks.threat import Capability
 from zkaudit.attacks.token_set import TokenSet
@@ -37,6 +38,7 @@ ATTACKS: dict[str, Entry] = {
     "span_test": Entry("attack", "tokens in the span of the update, with p-values", lambda _: SpanTest()),
     "span_test_static": Entry("attack", "the same below a fixed distance", lambda _: StaticSpanTest()),
     "pursuit": Entry("attack", "sparse pursuit, beyond the rank of the update", lambda _: Pursuit()),
+    "record_pursuit": Entry("attack", "whole records, beyond the rank of the update", lambda _: RecordPursuit()),
     "dager": Entry("attack", "search for whole records, calibrated", lambda seed: Dager(DagerOptions(seed=seed))),
     "dager_published": Entry(
         "attack",

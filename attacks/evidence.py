@@ -44,11 +44,17 @@ class Evidence:
 
 def gather(observation: Observation) -> list[Evidence]:
     """All evidence about single tokens, by decreasing capacity; empty if the updates hold none."""
+    single = [*rows_of(observation, Dependence.TOKEN), *rows_of(observation, Dependence.POSITION)]
+    return sorted(single, key=lambda piece: -piece.group.capacity * (1 + (piece.group.taps[0].space == "input")))
+
+
+def rows_of(observation: Observation, dependence: Dependence) -> list[Evidence]:
+    """The evidence of the groups whose inputs depend on just this."""
     rounds = list(observation.rounds) if observation.federated.same_batch else list(observation.rounds[-1:])
     found: list[Evidence] = []
     known = adapted_taps(observation.model, parse(observation.defence)) if observation.defence else None
     for group in taps.groups(observation.model, known):
-        if group.dependence > Dependence.POSITION:
+        if group.dependence != dependence:
             continue
         told = [one for one in rounds if _speaks(group, one)]
         if not told:
@@ -61,7 +67,7 @@ def gather(observation: Observation) -> list[Evidence]:
                 Evidence(group, group.rows(one.update.tensors), lambda x, group=group, one=one: group.view(x, one.start))  # type: ignore[misc]
                 for one in told
             ]
-    return sorted(found, key=lambda piece: -piece.group.capacity * (1 + (piece.group.taps[0].space == "input")))
+    return found
 
 
 def _speaks(group: Group, one: Round) -> bool:

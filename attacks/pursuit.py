@@ -45,8 +45,11 @@ class PursuitOptions:
 
 
 @dataclass
-class _Part:
-    """One piece of evidence during the pursuit: unit atoms (N, m), the residual rows, and what follows from them."""
+class Part:
+    """One piece of evidence during a pursuit: unit atoms (N, m), the residual rows (k, m), and what follows from them.
+
+    `floor` is the share of the residual's mean energy under which a direction is noise.
+    """
 
     atoms: Tensor
     residual: Tensor
@@ -61,6 +64,14 @@ class _Part:
         self.free = torch.ones(len(self.atoms), dtype=self.atoms.dtype)
         self.energy = float(self.residual.square().sum())
         self.least = max(self.floor * self.energy / len(self.residual), 1e-12 * self.energy)
+
+    def with_atoms(self, atoms: Tensor) -> Part:
+        """The same residual, after the same picks, before other candidates (N', m)."""
+        other = Part(atoms, self.residual, self.floor)
+        other.energy, other.taken = self.energy, self.taken
+        other.least = max(other.least, 1e-12 * self.energy)
+        other.free = 1 - (atoms @ self.taken.T).square().sum(1)
+        return other
 
     def scores(self) -> tuple[Tensor, float]:
         """Of all atoms, in [0, 1], and the effective rank of the residual."""
@@ -114,7 +125,7 @@ def pursue(
     At most `most` are taken, and `most_at_place` of those with the same entry in `places` (N,), unless that is negative.
     `sample` are indices of candidates that were drawn at random.
     """
-    work = [_Part(atoms, rows, options.floor) for atoms, rows in parts]
+    work = [Part(atoms, rows, options.floor) for atoms, rows in parts]
     order: list[int] = []
     hits: list[float] = []
     dimension = max(part.atoms.shape[1] for part in work)
@@ -127,7 +138,7 @@ def pursue(
         near = together.topk(min(CLOSE, len(together))).indices
         log_p = torch.zeros(len(near), dtype=torch.float64)
         for part, (score, rank) in zip(work, scored, strict=True):
-            log_p += _log_p(score[near], rank, score[sample], part.atoms.shape[1] - len(order))
+            log_p += log_p_values(score[near], rank, score[sample], part.atoms.shape[1] - len(order))
         chosen = int(log_p.argmin())
         best, place = int(near[chosen]), int(places[near[chosen]])
         order.append(best)
@@ -147,8 +158,8 @@ def pursue(
     return Picks(order, hits, claimed, max(part.left for part in work))
 
 
-def _log_p(score: Tensor, rank: float, null: Tensor, dimension: int) -> Tensor:
-    """log P(score or more) under a Beta whose mean is that of the random candidates; 0 where there is nothing to tell."""
+def log_p_values(score: Tensor, rank: float, null: Tensor, dimension: int) -> Tensor:
+    """log P(score or more) under a Beta with the mean of the `null` scores; 0 where there is nothing to tell."""
     null = null[null >= 0]
     if rank < 1e-6 or dimension < 2 or len(null) == 0:
         return torch.zeros(len(score), dtype=torch.float64)
@@ -174,7 +185,7 @@ class Pursuit:
         if not pieces:
             raise AuditError("pursuit needs a trained tensor that sees single tokens (a first-layer module); there is none")
         pieces = [piece for piece in pieces if piece.positional == pieces[0].positional]
-        rows = [_compressed(piece.rows) for piece in pieces]
+        rows = [compressed(piece.rows) for piece in pieces]
         informative = [i for i, y in enumerate(rows) if len(y) < y.shape[1]] or [0]
         pieces, rows = [pieces[i] for i in informative], [rows[i] for i in informative]
         pool = _pool(observation, pieces, rows, self.options, progress)
@@ -195,7 +206,7 @@ class _Pool:
     first: Tensor  # (V,) the best score of each token at first sight
 
 
-def _compressed(rows: Tensor) -> Tensor:
+def compressed(rows: Tensor) -> Tensor:
     """As many rows as there is rank, with the same row space and energy."""
     _, singular, right = torch.linalg.svd(rows.double(), full_matrices=False)
     kept = singular > 1e-7 * singular[0]
@@ -215,7 +226,7 @@ def _pool(
     sampled: list[tuple[Tensor, Tensor, list[Tensor]]] = []
     for place, views in enumerate(zip(*(piece.candidates(model, longest) for piece in pieces), strict=True)):
         atoms = [_unit(view).float() for _, view in views]
-        score = torch.stack([_Part(a, y, options.floor).scores()[0] for a, y in zip(atoms, rows, strict=True)]).mean(0)
+        score = torch.stack([Part(a, y, options.floor).scores()[0] for a, y in zip(atoms, rows, strict=True)]).mean(0)
         best = torch.maximum(best, score)
         top = score.topk(min(len(score), max(options.pool // positions, 256))).indices
         where = torch.full_like(top, place if pieces[0].positional else -1)
@@ -250,6 +261,7 @@ def _recovery(name: str, pool: _Pool, picks: Picks, rows: Sequence[Tensor]) -> R
         "rank": len(rows[0]),
         "dimension": rows[0].shape[1],
         "picks": [(int(pool.tokens[i]), int(pool.positions[i])) for i in picks.order],
+        "claimed_picks": picks.claimed,
         "false_hits": picks.false_hits,
         "unexplained": picks.left,
     }

@@ -11,7 +11,7 @@ from typing import Any
 from zkaudit.attacks import peft_setup
 from zkaudit.attacks.attack import Progress, Recovery, silent
 from zkaudit.attacks.audit import PARTS, facts, metered, threat, write
-from zkaudit.attacks.battery import Share, examples_of, joined
+from zkaudit.attacks.battery import Share, examples_of, joined, scorer_of
 from zkaudit.attacks.catalogue import ATTACKS, chosen
 from zkaudit.attacks.digests import of_model, of_tensors
 from zkaudit.attacks.errors import AuditError
@@ -63,7 +63,7 @@ def audit_saved(saved: SavedUpdate, out: Path, progress: Progress = silent) -> d
     records = read(saved.records) if saved.records is not None else []
     settings = FederatedSettings(sends=update.kind, batch=len(records) or saved.batch, longest=saved.longest)
     seen = Observation(model, settings, [Round(model.state(), update)])
-    scorer = Scorer.of(model, records, saved.longest) if records else None
+    scorer = scorer_of(model, records, saved.longest) if records else None
     out.mkdir(parents=True, exist_ok=True)
     hashes = {"base model": of_model(model), "update": of_tensors(update.tensors)}
     about = {name: None if value is None else str(value) for name, value in asdict(saved).items()}

@@ -49,7 +49,7 @@ poison_steps = 300        # of training the base, if it does that
 
 [attacks]
 run = ["auto"]            # all that fit model and threat, or names: token_set, span_test, span_test_static, pursuit,
-                          # dager, dager_published, dlg, tag, lamp, extraction, recit, recit_clean
+                          # record_pursuit, dager, dager_published, dlg, tag, lamp, extraction, recit, recit_clean
 batches = 2               # independent observations behind each interval
 seed = 0
 
