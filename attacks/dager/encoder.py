@@ -47,12 +47,17 @@ def search(
     failed: list[Found] = []
     tried, bounded = [], False
     possible = ends(model, tokens, pools, options)
-    if not options.published:
+    separator = model.tokenizer.sep_token_id
+    if options.published:
+        pools = [pool[:records] for pool in pools]  # as their script for BERT has it
+    else:
         possible.reverse()  # the longest first: what they use up makes the others few
     for number, (length, segment) in enumerate(possible):
         score = _Score(model, stage, segment, options)
         while True:
             left = _without(pools[:length], [found.ids for found in complete])
+            if separator in tokens.at(length - 1):
+                left[-1] = [separator]
             combinations = math.prod(map(len, left))
             limit = options.combinations or MOST[options.setting]
             bounded |= combinations > limit
