@@ -218,7 +218,8 @@ def _packed(model: PublicModel, stage: Stage, prefixes: Tensor, tokens: Tensor) 
     positions = torch.cat([torch.arange(length), torch.full((choices,), length)]).expand(count, -1).to(model.device)
     sees = torch.ones(length + choices, length + choices).tril().bool()
     sees[length:, length:] = torch.eye(choices).bool()
-    mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)
+    number = model.embedding.weight.dtype  # attention reads a mask of another type wrongly, without an error
+    mask = torch.zeros(sees.shape, dtype=number).masked_fill(~sees, torch.finfo(number).min)
     with given(model, attention_mask=mask.expand(count, 1, -1, -1).to(model.device)):
         (seen,) = activations(model, [stage.group.site], ids, positions)
     return _measured(stage, seen[:, length:])
