@@ -32,6 +32,7 @@ from zkaudit.attacks.threat import THREATS, Capability
 from zkaudit.attacks.verdict import funnel, verdict
 
 RESULT, REPORT, PARTS = "result.json", "report.html", ".parts"
+SINGLE = ("token", "token and position")  # inputs that the phase diagram is drawn for
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy")
 
 
@@ -52,7 +53,7 @@ def audit(config: AuditConfig, out: Path | None = None, progress: Progress = sil
 
 def write(result: Mapping[str, Any], out: Path) -> None:
     """result.json and report.html."""
-    result = json.loads(json.dumps(result))
+    result = report.plain(result)
     report.check(result)
     (out / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     report.write(result, out / REPORT)
@@ -97,8 +98,11 @@ def _run(config: AuditConfig, ledger: Ledger, progress: Progress) -> dict[str, A
     if config.report.phase:
         drawn = ledger.do("phase", lambda: phase.diagram(model, config.attacks.seed, progress))
         if drawn:
-            capacity = max((group["usable"] for group in result["meter"]["groups"]), default=0)
-            result["phase"] = {**drawn, "here": {"rank": capacity, "tokens": done.distinct}}
+            here = [g["usable"] for g in result["meter"]["groups"] if g["view"] == "input" and g["depends_on"] in SINGLE]
+            result["phase"] = {
+                **drawn,
+                **({"here": {"rank": max(here), "tokens": done.distinct}} if here and max(here) else {}),
+            }
     if config.report.curves:
         result["exposure_curves"] = ledger.do("curves", lambda: curves(model, people, config, progress))
     if config.defences.run:

@@ -4,13 +4,14 @@ One number predicts most: n/K, the token positions behind an update over the dir
 modules that read the same input, and over rounds on the same records). Regimes of such a group, of dimension d:
 
     exact   n <= K         the rows span the inputs: each candidate lies in the span or does not
-    soft    n <= d/4       true inputs lean towards the rows; candidates are ranked, or sought as sparse combinations (inferred)
-    weak    n >  d/4       the same, with little left of it (inferred)
+    soft    n <= c d       the rows are sparse combinations of candidates, which pursuit finds
+    weak    n >  c d       true inputs lean towards the rows, and little is left of it
     set     any n          the tensor has a row a token, see `taps.tokens`
     none                   no span; gradient matching and memorisation remain
 
-K is at most d - 2: of a larger subspace a random direction is too near (Beta law, see `spans`). AdamW's steps, and more than
-one step, bend the rows: exact becomes soft there.
+c is 1/4 for K = 1, 1/2 below K = 8 and 3/4 from there: where `phase.diagram` still shows recalls near 1, in full precision
+(measured on models of width 128 and 256, inferred for others). K is at most d - 2: of a larger subspace a random direction is
+too near (Beta law, see `spans`). AdamW's steps, and more than one step, bend the rows: exact becomes soft there.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ DEPENDS = {
     Dependence.SEQUENCE: "sequence",
 }
 START = {"LoRA A": ("lora_A", "lora_B"), "AdaLoRA A": ("lora_A", "lora_E"), "AdaLoRA B": ("lora_B", "lora_E")}
-SOFT = 4  # d over n down to which ranking still tells much, inferred
+SOFT = ((8, 0.75), (2, 0.5), (1, 0.25))  # from this K on, pursuit finds inputs up to this share of d
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def measure(model: PublicModel, tokens: int, federated: FederatedSettings | None
     told = {name for tap in taps for name in tap.parameters} | {leak.parameter for leak in leaks}
     silent = [quiet(model, name) for name in model.trainable() if name not in told]
     exact = [row.usable if row.regime == "exact" else 0 for row in rows]
-    verdict, reason = _verdict(rows, leaks, silent)
+    verdict, reason = _verdict(rows, leaks, silent, _bent(federated))
     cohort, rounds = (federated.cohort, _rounds(federated)) if federated else (1, 1)
     found = findings(model, tokens, federated, groups, exact, muted, leaks, silent)
     return MeterReport(verdict, reason, tokens, cohort, rounds, tuple(rows), tuple(tensors), tuple(found))
@@ -163,9 +164,9 @@ def _group_row(group: Group, tokens: int, federated: FederatedSettings | None, m
     capacity = sum(tap.capacity for tap in heard)
     n = tokens * (federated.cohort if federated else 1)
     usable = max(0, min(capacity * (_rounds(federated) if federated else 1), group.dimension - 2))
-    regime: Regime = "none" if usable == 0 else "exact" if n <= usable else "soft" if SOFT * n <= group.dimension else "weak"
-    adaptive = federated is not None and federated.sends == "delta" and federated.optimizer == "adamw"
-    if regime == "exact" and (adaptive or (federated is not None and _many_steps(federated))):
+    sparse = soft_limit(usable, group.dimension)
+    regime: Regime = "none" if usable == 0 else "exact" if n <= usable else "soft" if n <= sparse else "weak"
+    if regime == "exact" and _bent(federated):
         regime = "soft"
     return GroupRow(
         group.site.module,
@@ -180,6 +181,18 @@ def _group_row(group: Group, tokens: int, federated: FederatedSettings | None, m
         n / usable if usable else None,
         regime,
     )
+
+
+def _bent(federated: FederatedSettings | None) -> bool:
+    """Whether what is sent is a gradient's rows no more."""
+    if federated is None:
+        return False
+    return (federated.sends == "delta" and federated.optimizer == "adamw") or _many_steps(federated)
+
+
+def soft_limit(usable: int, dimension: int) -> int:
+    """The most inputs that pursuit finds among combinations of rank `usable` in this dimension."""
+    return int(next((share for least, share in SOFT if usable >= least), 0.0) * dimension)
 
 
 def _tensor_rows(
@@ -217,7 +230,7 @@ def _tensor_rows(
     return found
 
 
-def _verdict(rows: Sequence[GroupRow], leaks: Sequence[TokenLeak], silent: Sequence[Quiet]) -> tuple[Verdict, str]:
+def _verdict(rows: Sequence[GroupRow], leaks: Sequence[TokenLeak], silent: Sequence[Quiet], bent: bool) -> tuple[Verdict, str]:
     whole = [leak for leak in leaks if leak.listed is None]
     if whole:
         return "exposed", f"'{whole[0].parameter}' names the tokens of any number of records"
@@ -232,7 +245,9 @@ def _verdict(rows: Sequence[GroupRow], leaks: Sequence[TokenLeak], silent: Seque
     for row in early:
         if row.regime == "soft":
             text = f"the inputs of '{row.site}' depend on the {row.depends_on} and n/K is {_number(row.ratio)}"
-            return "partly exposed", f"{text}: tokens can be ranked, not tested"
+            if bent:
+                return "partly exposed", f"{text}: tokens can be ranked, not tested"
+            return "exposed", f"{text}, n/d {row.tokens / row.dimension:.2f}: sparse pursuit can find the tokens"
     if leaks:
         return "partly exposed", f"'{leaks[0].parameter}' tells which of the tokens that it trains were there"
     if any(row.regime != "none" for row in rows):

@@ -19,11 +19,12 @@ from zkaudit.attacks.taps import groups
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 TOKENS = (8, 16, 32, 64, 128, 256)
+NOTE = "Vectors are this model's, coefficients random with heavy tails; one draw for each cell."
 VOCABULARY = 4096  # candidates at most
 
 
 def diagram(model: PublicModel, seed: int = 0, progress: Progress = silent) -> dict[str, Any] | None:
-    """{"ranks", "tokens", "recall": a row for each rank}; None if nothing trained sees single tokens as they are."""
+    """{"ranks", "tokens", "recall": a row for each rank, "note"}; None if nothing trained sees single tokens as they are."""
     seen = [g for g in groups(model) if g.dependence <= Dependence.POSITION and g.taps[0].space == "input"]
     if not seen:
         return None
@@ -41,7 +42,7 @@ def diagram(model: PublicModel, seed: int = 0, progress: Progress = silent) -> d
     for number, rank in enumerate(ranks):
         recall.append([_recall(atoms, unit, rank, count, generator) for count in tokens])
         progress("drawing the phase diagram", (number + 1) / len(ranks))
-    return {"ranks": ranks, "tokens": tokens, "recall": recall}
+    return {"ranks": ranks, "tokens": tokens, "recall": recall, "note": NOTE}
 
 
 def _recall(atoms: torch.Tensor, unit: torch.Tensor, rank: int, count: int, generator: torch.Generator) -> float:

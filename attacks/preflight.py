@@ -147,7 +147,7 @@ def _federation(
         return
     if settings.cohort == 1:
         width = max((group.dimension for group in groups), default=0)
-        clients = f" over {width // (4 * tokens) + 1} clients or more (n > d/4, inferred)" if width >= 4 * tokens else ""
+        clients = f" over {width // tokens + 1} clients or more (n > d)" if width >= tokens else ""
         yield Finding("medium", "the server sees each client's update alone", f"sum updates by secure aggregation{clients}")
     if settings.same_batch and settings.rounds > 1:
         yield Finding(

@@ -11,19 +11,31 @@ STAGES = (  # stage of the funnel, metric
     ("sentences", "exact_match"),
     ("PII", "pii_exact"),
 )
-EXPOSED, PARTLY = 0.5, 0.1  # of tokens or of records
+EXPOSED, PARTLY = 0.5, 0.1  # of tokens or of records, beyond what controls reach
+PRECISE = 0.9  # of claimed tokens that are right
 
 
 def funnel(attacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The best attack's share at each stage."""
+    """The best attack's share at each stage; of tokens, those claimed without many wrong ones."""
     return [{"stage": stage, "share": best(attacks, metric)[1]} for stage, metric in STAGES]
 
 
 def best(attacks: Sequence[Mapping[str, Any]], metric: str) -> tuple[str, float]:
-    """The attack (no control, no oracle) with the highest value of a metric, and the value; ("", 0) if there is none."""
-    found = [(value(attack, metric), attack["name"]) for attack in attacks if attack["role"] == "attack"]
+    """The attack (no control, no oracle) with the highest value of a metric, and the value; ("", 0) if there is none.
+
+    Claimed tokens count only where few of the claims are wrong: who claims everything has recovered nothing.
+    """
+    rivals = [attack for attack in attacks if attack["role"] == "attack"]
+    if metric == "token_recall":
+        rivals = [attack for attack in rivals if value(attack, "token_precision") >= PRECISE]
+    found = [(value(attack, metric), attack["name"]) for attack in rivals]
     top = max(found, default=(0.0, ""))
     return (top[1], top[0]) if top[0] > 0 else ("", 0.0)
+
+
+def control(attacks: Sequence[Mapping[str, Any]], metric: str) -> float:
+    """What the best control reaches without the update."""
+    return max((value(attack, metric) for attack in attacks if attack["role"] == "control"), default=0.0)
 
 
 def value(attack: Mapping[str, Any], metric: str) -> float:
@@ -39,25 +51,26 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
     if scored:
         by, recall = best(attacks, "token_recall")
         near, ranked = best(attacks, "recall_at_n")
-        chance = max((value(attack, "token_chance") for attack in attacks), default=0.0)
         reader, exact = best(attacks, "exact_match")
         thief, pii = best(attacks, "pii_exact")
-        if recall > 0:
-            sentences.append(f"{recall:.0%} of the distinct tokens of a batch were recovered with certainty ({by}).")
-        elif ranked > 3 * chance:
-            sentences.append(f"Ranking finds {ranked:.0%} of the tokens where chance finds {chance:.1%} ({near}).")
+        guessed = max(control(attacks, "recall_at_n"), *(value(attack, "token_chance") for attack in attacks))
+        beyond = max(exact - control(attacks, "exact_match"), pii - control(attacks, "pii_exact"), recall - guessed)
+        if recall > guessed:
+            sentences.append(f"{recall:.0%} of the distinct tokens of a batch were recovered with few wrong ones ({by}).")
+        elif ranked > 2 * guessed:
+            sentences.append(f"Ranking finds {ranked:.0%} of the tokens where the best control finds {guessed:.1%} ({near}).")
         if exact > 0:
             sentences.append(f"{exact:.0%} of the records were recovered word for word ({reader}).")
         if pii > 0:
             sentences.append(f"{pii:.0%} of the personal data stand in what was recovered ({thief}).")
-        if max(recall, exact, pii) >= EXPOSED:
+        if beyond >= EXPOSED:
             level = "exposed"
-        elif max(recall, exact, pii) >= PARTLY or ranked > 3 * chance:
+        elif beyond >= PARTLY or ranked > 2 * guessed:
             level = "partly exposed"
         else:
             level = "no leak found"
             sentences.append(
-                f"No attack that ran did better than {max(ranked, recall):.1%} of the tokens; chance is {chance:.1%}."
+                f"No attack that ran finds more than {ranked:.1%} of the tokens; the best control finds {guessed:.1%}."
             )
     else:
         claimed = max((int(attack.get("claimed") or 0) for attack in attacks), default=0)

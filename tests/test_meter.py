@@ -49,8 +49,8 @@ def test_usable_rank_is_the_rank_of_a_real_gradient_capped_by_its_tokens(tokens:
     assert gap_rank(torch.linalg.svdvals(group.rows(update))) == min(row.usable, tokens)
 
 
-@pytest.mark.parametrize(("tokens", "regime"), [(24, "exact"), (25, "soft"), (32, "soft"), (33, "weak")])
-def test_regimes_change_at_k_and_at_a_quarter_of_d(tokens: int, regime: str) -> None:
+@pytest.mark.parametrize(("tokens", "regime"), [(24, "exact"), (25, "soft"), (96, "soft"), (97, "weak")])
+def test_regimes_change_at_k_and_where_pursuit_ends(tokens: int, regime: str) -> None:
     row = measured("nano-llama", QKV, tokens).groups[0]
     assert (row.usable, row.dimension, row.regime) == (24, 128, regime)
     assert row.ratio == tokens / 24
@@ -60,7 +60,7 @@ def test_regimes_change_at_k_and_at_a_quarter_of_d(tokens: int, regime: str) -> 
     ("name", "options", "tokens", "verdict"),
     [
         ("nano-llama", QKV, 20, "exposed"),
-        ("nano-llama", QKV, 30, "partly exposed"),
+        ("nano-llama", QKV, 30, "exposed"),
         ("nano-llama", QKV, 500, "weakly exposed"),
         ("nano-llama", QKV | {"layers_to_transform": [1]}, 20, "partly exposed"),
         ("nano-llama", QKV | {"modules_to_save": ["embed_tokens"]}, 100_000, "exposed"),
