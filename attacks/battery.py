@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from zkaudit.attacks.attack import Progress, Recovery, silent
-from zkaudit.attacks.catalogue import ATTACKS, chosen
+from zkaudit.attacks.attack import Attack, Progress, Recovery, silent
+from zkaudit.attacks.catalogue import ATTACKS, ORACLES, chosen
 from zkaudit.attacks.config import AuditConfig
 from zkaudit.attacks.digests import of_tensors
 from zkaudit.attacks.errors import AuditError
@@ -47,6 +47,7 @@ def battery(case: Battery, ledger: Ledger, progress: Progress = silent) -> Done:
     """Run and score each attack on each observation; the model is as before afterwards."""
     config, model = case.config, case.model
     names = chosen(config.attacks.run, case.capabilities)
+    names += list(ORACLES) if "dager" in names else []
     start = model.state()
     total = len(names) * config.attacks.batches
     parts: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -99,20 +100,36 @@ def observed(run: Simulation, capabilities: Capability, auxiliary: Sequence[Any]
 
 def _one(case: Battery, name: str, seen: Observation, run: Simulation, number: int, progress: Progress) -> dict[str, Any]:
     scorer = scorer_of(case.model, run.truth[-1], case.config.federated.longest)
-    attack = ATTACKS[name].make(case.config.attacks.seed + number)
-    started = time.perf_counter()
-    part: dict[str, Any] = {"error": None, "score": None, "examples": []}
-    with PeakMemory() as memory:
-        try:
-            recovery = attack.run(seen, progress)
-        except AuditError as error:
-            return {**part, "error": str(error), "seconds": time.perf_counter() - started, "memory_bytes": 0}
-    part |= {"seconds": time.perf_counter() - started, "memory_bytes": memory.bytes}
-    part["score"] = scorer.score(recovery).to_json()
-    if number == 0:
+    seed = case.config.attacks.seed + number
+    attack = ORACLES[name](_true_ids(run)) if name in ORACLES else ATTACKS[name].make(seed)
+    part = attempt(attack, seen, scorer, progress)
+    recovery = part.pop("recovery")
+    if number == 0 and recovery is not None:
         report = case.config.report
         part["examples"] = examples_of(scorer, recovery, run.truth[-1], report.show_values, report.examples)
     return part
+
+
+def attempt(attack: Attack, seen: Observation, scorer: Scorer | None, progress: Progress) -> dict[str, Any]:
+    """One run of an attack: its recovery (None with an error), score, seconds and memory."""
+    part: dict[str, Any] = {"error": None, "score": None, "examples": [], "recovery": None}
+    started = time.perf_counter()
+    with PeakMemory() as memory:
+        try:
+            part["recovery"] = attack.run(seen, progress)
+        except AuditError as error:
+            part["error"] = str(error)
+    part |= {"seconds": time.perf_counter() - started, "memory_bytes": memory.bytes}
+    if scorer is not None and part["recovery"] is not None:
+        part["score"] = scorer.score(part["recovery"]).to_json()
+    return part
+
+
+def _true_ids(run: Simulation) -> list[list[int]]:
+    """For oracles alone: what the model saw, without the last token of a causal record."""
+    rows = [(ids, kept) for b in run.batches[-1] for ids, kept in zip(b.input_ids, b.attention_mask, strict=True)]
+    shown = -1 if run.model.task == "causal_lm" else None
+    return [ids[kept > 0].tolist()[:shown] for ids, kept in rows]
 
 
 def scorer_of(model: PublicModel, records: Sequence[Record], longest: int) -> Scorer:
@@ -132,13 +149,13 @@ def examples_of(scorer: Scorer, recovery: Recovery, records: Sequence[Record], s
 
 def joined(name: str, parts: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """One attack over all observations, as the report wants it."""
-    entry = ATTACKS[name]
+    entry = ATTACKS.get(name)
     scores = [Score.from_json(part["score"]) for part in parts if part["score"] is not None]
     joined: dict[str, Any] = {
         "name": name,
-        "role": entry.role,
-        "summary": entry.summary,
-        "needs": [str(c.name).lower().replace("_", " ") for c in entry.make(0).needs],
+        "role": entry.role if entry else "oracle",
+        "summary": entry.summary if entry else "an upper bound that is told the truth",
+        "needs": [str(c.name).lower().replace("_", " ") for c in entry.make(0).needs] if entry else ["truth"],
         "seconds": sum(part["seconds"] for part in parts) / len(parts),
         "memory_bytes": max(part["memory_bytes"] for part in parts),
         "error": next((part["error"] for part in parts if part["error"]), None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from zkaudit.attacks.extraction import Extraction
 from zkaudit.attacks.matching.dlg import DLG
 from zkaudit.attacks.matching.lamp import LAMP
 from zkaudit.attacks.matching.tag import TAG
+from zkaudit.attacks.oracle import OracleOrder, OracleVerify
 from zkaudit.attacks.pursuit import Pursuit
 from zkaudit.attacks.recit.recover import Recit, RecitOptions
 from zkaudit.attacks.record_pursuit import RecordPursuit
@@ -43,7 +44,7 @@ ATTACKS: dict[str, Entry] = {
     "dager_published": Entry(
         "attack",
         "the same with the published thresholds",
-        lambda seed: Dager(DagerOptions(setting="published", seed=seed)),
+        lambda seed: Dager(DagerOptions(setting="published", combinations=20_000, seed=seed)),
     ),
     "dlg": Entry("attack", "gradient matching", lambda seed: DLG(seed=seed), False),
     "tag": Entry("attack", "gradient matching by L2 and L1", lambda seed: TAG(seed=seed), False),
@@ -55,6 +56,13 @@ ATTACKS: dict[str, Entry] = {
     ),
     "lm_only": Entry("control", "what the base model writes without the update", LanguageModelOnly),
     "random": Entry("control", "tokens in random order", RandomTokens),
+}
+
+
+# Upper bounds, told the true token ids by the scorer's side; they run beside DAGER.
+ORACLES: dict[str, Callable[[Sequence[Sequence[int]]], Attack]] = {
+    "oracle_order": lambda truth: OracleOrder(truth),
+    "oracle_verify": lambda truth: OracleVerify(truth),
 }
 
 

@@ -149,7 +149,8 @@ class _Tree:
         ids = torch.tensor(texts, device=self.model.device)
         self.model.module.eval()
         logits = self.model.module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1]
-        return logits.double().log_softmax(-1)[:, list(tokens)].reshape(-1).cpu()
+        likely: Tensor = logits.double().log_softmax(-1)[:, list(tokens)].reshape(-1).cpu()
+        return likely
 
 
 def last_inputs(model: PublicModel, sites: Sequence[Site], texts: Sequence[Sequence[int]]) -> list[Tensor]:

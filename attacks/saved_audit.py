@@ -11,7 +11,7 @@ from typing import Any
 from zkaudit.attacks import peft_setup
 from zkaudit.attacks.attack import Progress, Recovery, silent
 from zkaudit.attacks.audit import PARTS, facts, metered, threat, write
-from zkaudit.attacks.battery import Share, examples_of, joined, scorer_of
+from zkaudit.attacks.battery import Share, attempt, examples_of, joined, scorer_of
 from zkaudit.attacks.catalogue import ATTACKS, chosen
 from zkaudit.attacks.digests import of_model, of_tensors
 from zkaudit.attacks.errors import AuditError
@@ -88,18 +88,12 @@ def audit_saved(saved: SavedUpdate, out: Path, progress: Progress = silent) -> d
 
 
 def _one(name: str, seen: Observation, scorer: Scorer | None, records: list[Record], progress: Progress) -> dict[str, Any]:
-    part: dict[str, Any] = {"error": None, "score": None, "examples": [], "claimed": 0, "memory_bytes": 0}
-    started = time.perf_counter()
-    try:
-        with PeakMemory() as memory:
-            recovery = ATTACKS[name].make(0).run(seen, progress)
-    except AuditError as error:
-        return {**part, "error": str(error), "seconds": time.perf_counter() - started}
-    part |= {"seconds": time.perf_counter() - started, "memory_bytes": memory.bytes}
-    part["claimed"] = recovery.tokens.claimed if recovery.tokens is not None else 0
-    if scorer is None:
-        return {**part, "examples": _unscored(seen.model, recovery)}
-    return {**part, "score": scorer.score(recovery).to_json(), "examples": examples_of(scorer, recovery, records, False, 4)}
+    part = attempt(ATTACKS[name].make(0), seen, scorer, progress)
+    recovery = part.pop("recovery")
+    part["claimed"] = recovery.tokens.claimed if recovery is not None and recovery.tokens is not None else 0
+    if recovery is not None:
+        part["examples"] = examples_of(scorer, recovery, records, False, 4) if scorer else _unscored(seen.model, recovery)
+    return part
 
 
 def _unscored(model: PublicModel, recovery: Recovery) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ def gradient(seen: Round, federated: FederatedSettings) -> dict[str, Tensor]:
     """
     if seen.update.kind == "gradient":
         return dict(seen.update.tensors)
-    steps, rate, decay = federated.local_steps, federated.learning_rate or 1.0, federated.weight_decay
+    steps, rate, decay = federated.steps, federated.learning_rate or 1.0, federated.weight_decay
     return {
         name: -value.double() / (rate * steps) - decay * seen.start[name].double()
         for name, value in seen.update.tensors.items()
@@ -89,8 +89,8 @@ def _rounding(seen: Round, federated: FederatedSettings) -> dict[str, Tensor]:
     for name, value in seen.update.tensors.items():
         error = rounding_error(value.double(), federated.precision)
         if seen.update.kind == "delta":
-            weights = rounding_error(seen.start[name].double(), "float32") * math.sqrt(federated.local_steps)
-            error = (error.square() + weights.square()).sqrt() / ((federated.learning_rate or 1.0) * federated.local_steps)
+            weights = rounding_error(seen.start[name].double(), "float32") * math.sqrt(federated.steps)
+            error = (error.square() + weights.square()).sqrt() / ((federated.learning_rate or 1.0) * federated.steps)
         errors[name] = error
     return errors
 

@@ -30,7 +30,7 @@ class FederatedSettings:
     batch: int = 4
     accumulation: int = 1
     longest: int = 64  # tokens a record, the rest is cut
-    cohort: int = 1  # clients whose updates the server sees only in sum (secure aggregation)
+    cohort: int = 1  # clients of whose updates the server sees only the mean (secure aggregation)
     rounds: int = 1
     same_batch: bool = False  # whether a client trains on the same records in every round
     warm_up_steps: int = 0  # of SGD on public records before the first round; 0 leaves LoRA's B at 0

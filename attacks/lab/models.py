@@ -12,9 +12,11 @@ from transformers import (
     BertForMaskedLM,
     BertForSequenceClassification,
     GPT2Config,
+    GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
 )
 
 from zkaudit.attacks.attack import Progress, silent
@@ -52,13 +54,17 @@ def build(name: str, seed: int = 0, task: Task | None = None) -> PublicModel:
     shape = SHAPES[name]
     own = tokenizer(shape.vocabulary)
     size = len(own)
-    task = task or ("masked_lm" if shape.kind == "bert" else "causal_lm")
+    default: Task = "masked_lm" if shape.kind == "bert" else "causal_lm"
+    task = task or default
+    classifies = task == "sequence_classification"
+    if not classifies and task != default:
+        raise AuditError(f"{name} is no model for {task}; it does {default} or sequence_classification")
     special = {"pad_token_id": own.pad_token_id, "eos_token_id": own.eos_token_id, "bos_token_id": own.eos_token_id}
     module: nn.Module
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if shape.kind == "gpt2":
-            module = GPT2LMHeadModel(
+            module = (GPT2ForSequenceClassification if classifies else GPT2LMHeadModel)(
                 GPT2Config(
                     vocab_size=size,
                     n_positions=POSITIONS,
@@ -69,7 +75,7 @@ def build(name: str, seed: int = 0, task: Task | None = None) -> PublicModel:
                 )
             )
         elif shape.kind == "llama":
-            module = LlamaForCausalLM(
+            module = (LlamaForSequenceClassification if classifies else LlamaForCausalLM)(
                 LlamaConfig(
                     vocab_size=size,
                     max_position_embeddings=POSITIONS,
@@ -91,7 +97,7 @@ def build(name: str, seed: int = 0, task: Task | None = None) -> PublicModel:
                 num_attention_heads=shape.heads,
                 pad_token_id=own.pad_token_id,
             )
-            module = BertForSequenceClassification(config) if task == "sequence_classification" else BertForMaskedLM(config)
+            module = BertForSequenceClassification(config) if classifies else BertForMaskedLM(config)
     module.requires_grad_(False)
     return PublicModel(module.eval(), own, task)
 
