@@ -49,28 +49,25 @@ def imprint(model: PublicModel, texts: Sequence[str], options: ImprintOptions = 
     """
     malicious = PublicModel(copy.deepcopy(model.module), model.tokenizer, model.task)
     down = _measuring(malicious)
-    layer = malicious.module.get_submodule(down)
-    up = malicious.module.get_submodule(down.removesuffix(DOWN) + UP)
+    weight, bias = (malicious.module.get_parameter(f"{down}.{part}") for part in ("weight", "bias"))
+    up = malicious.module.get_parameter(f"{down.removesuffix(DOWN)}{UP}.weight")
     generator = torch.Generator().manual_seed(options.seed)
-    size, width = layer.weight.shape  # type: ignore[misc]
+    size, width = weight.shape
     u = torch.randn(width, generator=generator)
     u *= options.scale / u.norm()
-    v = torch.randn(up.weight.shape[0], generator=generator)  # type: ignore[index]
+    v = torch.randn(up.shape[0], generator=generator)
     v *= options.push / v.norm()
     quantiles = _ladder(malicious, down, u, texts, size, options.longest)
     with torch.no_grad():
-        for target, value in (
-            (layer.weight, u.expand(size, width)),
-            (layer.bias, -quantiles),
-            (up.weight, v[:, None].expand(-1, size)),
-        ):
-            target.copy_(value)  # type: ignore[operator]
+        weight.copy_(u.expand(size, width))
+        bias.copy_(-quantiles)
+        up.copy_(v[:, None].expand(-1, size))
     return malicious
 
 
 def _measuring(model: PublicModel) -> str:
     """The name of the first adapter whose input one token decides, if need be once the first attention is switched off."""
-    found = [name for name, _ in model.module.named_modules() if name.endswith(f".{DOWN}")]
+    found = [str(name) for name, _ in model.module.named_modules() if name.endswith(f".{DOWN}")]
     if not found:
         raise AuditError("the model has no bottleneck adapters to imprint into")
     if dependence(model, Site(found[0])) <= Dependence.POSITION:
@@ -103,7 +100,7 @@ def _ladder(model: PublicModel, down: str, u: Tensor, texts: Sequence[str], size
     seen = [activations(model, [Site(down)], torch.tensor([ids], device=model.device))[0][0] for ids in rows if ids]
     if not seen:
         raise AuditError("an imprint needs texts to take its quantiles from")
-    values = (torch.cat(seen).cpu() @ u).unique()
+    values = torch.tensor(sorted(set((torch.cat(seen).cpu() @ u).tolist())))
     quantiles = torch.quantile(values.double(), torch.arange(size).double() / size).float()
     quantiles[0] -= values.std()
     return quantiles
@@ -164,7 +161,7 @@ def _imprinted(model: PublicModel, seen: Round) -> str:
         if name.endswith(f".{DOWN}") and isinstance(module, nn.Linear) and f"{name}.bias" in seen.start:
             weight = seen.start[f"{name}.weight"]
             if weight.shape[0] > 1 and bool((weight == weight[0]).all()) and bool(weight.any()):
-                return name
+                return str(name)
     raise AuditError("no adapter of the model was imprinted, so there is nothing to read")
 
 
