@@ -22,6 +22,7 @@ from zkaudit.attacks.curves import curves
 from zkaudit.attacks.defence_table import measured_defences
 from zkaudit.attacks.digests import of_model
 from zkaudit.attacks.federated.settings import FederatedSettings
+from zkaudit.attacks.imprint import ImprintOptions, imprint
 from zkaudit.attacks.ledger import Ledger, PeakMemory
 from zkaudit.attacks.meter import measure
 from zkaudit.attacks.model import PublicModel
@@ -81,11 +82,12 @@ def _run(config: AuditConfig, ledger: Ledger, progress: Progress) -> dict[str, A
     people.clients(config.federated, config.attacks.batches - 1)  # says now if there are too few
     base = base_model(config, people.public, progress)
     capabilities = THREATS[config.threat.model]
-    handed_out = base
-    if Capability.BASE_MODEL in capabilities:
-        options = PoisonOptions(steps=config.threat.poison_steps, seed=config.attacks.seed)
-        handed_out = poison(base, people.auxiliary, options, progress)
+    notes, imprints = (Capability.BASE_MODEL in capabilities and config.threat.poison == kind for kind in ("notes", "imprint"))
+    options = PoisonOptions(steps=config.threat.poison_steps, seed=config.attacks.seed)
+    handed_out = poison(base, people.auxiliary, options, progress) if notes else base
     model = with_adapters(handed_out, config)
+    if imprints:
+        model = imprint(model, [record.text for record in people.auxiliary], ImprintOptions(longest=config.federated.longest))
     result = facts(config.report.title, config.to_dict(), ledger.digest)
     result["hashes"] |= {"base model": of_model(handed_out)}
     result["seeds"] = {"model": config.model.seed, "data": config.data.seed, "attacks": config.attacks.seed}
@@ -108,7 +110,7 @@ def _run(config: AuditConfig, ledger: Ledger, progress: Progress) -> dict[str, A
     if config.defences.run:
         result["defences"] = measured_defences(config, handed_out, people, ledger, progress)
     if config.report.screen:
-        result["screen"] = ledger.do("screen", lambda: screen(handed_out).to_dict())
+        result["screen"] = ledger.do("screen", lambda: screen(model).to_dict())
     result["verdict"] = verdict(result)
     return result
 

@@ -14,6 +14,7 @@ from zkaudit.attacks.config import AuditConfig
 from zkaudit.attacks.digests import of_tensors
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.federated.rounds import Simulation, simulate
+from zkaudit.attacks.imprint import Imprint
 from zkaudit.attacks.lab.records import Record
 from zkaudit.attacks.ledger import Ledger, PeakMemory
 from zkaudit.attacks.metrics import Score, ScoreOptions, Scorer, combine
@@ -48,6 +49,8 @@ def battery(case: Battery, ledger: Ledger, progress: Progress = silent) -> Done:
     config, model = case.config, case.model
     names = chosen(config.attacks.run, case.capabilities)
     names += list(ORACLES) if "dager" in names else []
+    if Imprint.needs in case.capabilities and config.threat.poison == "imprint":
+        names.insert(0, Imprint.name)
     start = model.state()
     total = len(names) * config.attacks.batches
     parts: dict[str, list[dict[str, Any]]] = {name: [] for name in names}

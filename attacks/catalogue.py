@@ -10,6 +10,7 @@ from zkaudit.attacks.attack import Attack
 from zkaudit.attacks.controls import LanguageModelOnly, RandomTokens
 from zkaudit.attacks.dager import Dager, DagerOptions
 from zkaudit.attacks.extraction import Extraction
+from zkaudit.attacks.imprint import Imprint
 from zkaudit.attacks.matching.dlg import DLG
 from zkaudit.attacks.matching.lamp import LAMP
 from zkaudit.attacks.matching.tag import TAG
@@ -54,6 +55,7 @@ ATTACKS: dict[str, Entry] = {
     "recit_clean": Entry(
         "attack", "the same on a clean base", lambda _: Recit(RecitOptions(poisoned=False), tokens_from=Pursuit())
     ),
+    "imprint": Entry("attack", "reads what an imprinted base wrote into bottleneck adapters", lambda _: Imprint(), False),
     "lm_only": Entry("control", "what the base model writes without the update", LanguageModelOnly),
     "random": Entry("control", "tokens in random order", RandomTokens),
 }

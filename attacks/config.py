@@ -54,15 +54,21 @@ class DataSection:
 
 @dataclass(frozen=True)
 class ThreatSection:
-    """[threat]: what the attacker may use, see threat.py; `poison_steps` is how long an active one trains the base."""
+    """[threat]: what the attacker may use, see threat.py, and what an active one does to the model that it hands out.
+
+    It trains the base on personal notes (`poison_steps`), or imprints bottleneck adapters.
+    """
 
     model: str = "passive"
     auxiliary: int = 200  # records of its own
+    poison: str = "notes"
     poison_steps: int = 300
 
     def __post_init__(self) -> None:
         if self.model not in THREATS:
             _refuse("[threat] model", self.model, f"one of {', '.join(THREATS)}")
+        if self.poison not in ("notes", "imprint"):
+            _refuse("[threat] poison", self.poison, "notes or imprint")
         _number("[threat] auxiliary", self.auxiliary, 1)
         _number("[threat] poison_steps", self.poison_steps, 1)
 
@@ -133,6 +139,10 @@ class AuditConfig:
     attacks: AttackSection = field(default_factory=AttackSection)
     defences: DefenceSection = field(default_factory=DefenceSection)
     report: ReportSection = field(default_factory=ReportSection)
+
+    def __post_init__(self) -> None:
+        if self.threat.model == "active" and self.threat.poison == "imprint" and self.federated.warm_up_steps:
+            raise AuditError('[federated] warm_up_steps must be 0 with [threat] poison = "imprint": training would undo it')
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON and for the digest under which finished parts are kept."""

@@ -100,4 +100,5 @@ class OracleVerify(_Oracle):
                     accepted.append(ids)
                 progress("verifying", (number + 1) / len(self.truth))
         share = len(accepted) / len(self.truth)
-        return Recovery(self.name, None, accepted, evidence={"oracle": True, "share": share, "distances of sequences": distances})
+        evidence_ = {"oracle": True, "share": share, "distances of sequences": distances}
+        return Recovery(self.name, None, accepted, evidence=evidence_)

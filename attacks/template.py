@@ -9,7 +9,7 @@ source = "nano-llama"     # a folder that transformers saved (or its config.json
                           # nano-gpt2, nano-llama, micro-gpt2, micro-llama, micro-bert
 # task = "causal_lm"      # of a laboratory model: causal_lm, masked_lm or sequence_classification
 seed = 0                  # of random weights
-train_steps = 0           # of a laboratory model, on public text; 300 are enough to write like the records
+train_steps = 150         # of a laboratory model, on public text and records of other people; 0 leaves it random
 
 [peft]
 type = "LORA"             # LORA, DORA, ADALORA, IA3, PREFIX_TUNING, PROMPT_TUNING, P_TUNING, LN_TUNING, BITFIT,
@@ -31,7 +31,7 @@ weight_decay = 0.0
 schedule = "constant"     # or "linear", down to 0 within a round
 local_steps = 1           # optimizer steps a round (more than one needs sends = "delta")
 local_epochs = 1          # times over the round's records
-batch = 2                 # records in a batch
+batch = 1                 # records in a batch
 accumulation = 1          # batches in a step
 longest = 48              # tokens a record, the rest is cut
 cohort = 1                # clients of whose updates the server sees only the mean (secure aggregation)
@@ -43,9 +43,10 @@ precision = "float32"     # of what is sent: float64, float32, bfloat16, float16
 
 [threat]
 model = "passive"         # passive: sees updates; auxiliary: also has records in the same format;
-                          # active: also trains the base model that it hands out
+                          # active: also tampers with the model that it hands out
 auxiliary = 200           # records of its own, if it has any
-poison_steps = 300        # of training the base, if it does that
+poison = "notes"          # what an active one does: train the base on "notes", or "imprint" bottleneck adapters
+poison_steps = 300        # of that training
 
 [attacks]
 run = ["auto"]            # all that fit model and threat, or names: token_set, span_test, span_test_static, pursuit,

@@ -83,14 +83,15 @@ def _meter(arguments: argparse.Namespace) -> int:
 
 def _quiet() -> None:
     """transformers talks a lot while it is loaded, none of it about the audit."""
-    import logging
     import os
     import warnings
 
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _summary(result: Mapping[str, Any], out: Path) -> None:

@@ -684,7 +684,7 @@ def test_win_against_a_static_attacker_alone_is_a_warning() -> None:
 def test_failed_attack_is_reported_with_its_reason() -> None:
     text = Page(render({"attacks": [{"name": "lamp", "error": "the update is too small"}]})).text
     assert "▲ the update is too small" in text
-    assert "1, 1 failed" in text
+    assert "1, 1 did not apply" in text
 
 
 @pytest.mark.parametrize(

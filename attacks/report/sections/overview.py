@@ -55,7 +55,7 @@ def _facts(result: Mapping[str, Any]) -> list[tuple[str, Child]]:
         ("Attacker", result.get("threat", {}).get("name")),
         ("Tokens behind an update", None if meter.get("tokens") is None else significant(meter["tokens"])),
         ("Lowest n/K", ratio(min(ratios)) if ratios else None),
-        ("Attacks run", f"{len(real)}, {failed} failed" if failed else len(real) or None),
+        ("Attacks run", f"{len(real)}, {failed} did not apply" if failed else len(real) or None),
         ("Defences tried", len(result.get("defences", [])) or None),
         ("Date", moment(result["created"]) if result.get("created") else None),
         ("Run time", None if result.get("seconds") is None else duration(result["seconds"])),
