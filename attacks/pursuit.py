@@ -8,8 +8,9 @@ direction (away from those already taken) that lies in the row space of what is 
 first step and rank-aware order-recursive matching pursuit (Davies and Eldar 2012) after it.
 
 A step's score has the null Beta(k / 2, (m' - k) / 2) for a candidate of random direction, where m' is fitted to a random sample
-of the candidates, since embeddings are not isotropic. A pick is claimed up to the last one with fewer than `false_hits`
-expected, or altogether if few picks explain everything.
+of the candidates, since embeddings are not isotropic. Picks are claimed as long as each has fewer than `false_hits` expected;
+beyond the first that has not, up to the last one with fewer than `false_hits` over the number of picks, since any of them may
+be the last by chance; or altogether if few picks explain everything.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from zkaudit.attacks.attack import Progress, Ranking, Recovery, silent
 from zkaudit.attacks.errors import AuditError
-from zkaudit.attacks.evidence import Evidence, gather
+from zkaudit.attacks.evidence import BLOCK, Evidence, blocks, gather
 from zkaudit.attacks.threat import Capability, Observation
 
 SAMPLE = 1024  # candidates that stand for all others when the null is fitted
@@ -154,8 +155,13 @@ def pursue(
             break
     if len(order) <= FEW * dimension and max(part.left for part in work) < EXPLAINED:
         return Picks(order, hits, len(order), max(part.left for part in work))
-    claimed = max((number + 1 for number, value in enumerate(hits) if value < options.false_hits), default=0)
-    return Picks(order, hits, claimed, max(part.left for part in work))
+    return Picks(order, hits, _claimed(hits, options.false_hits, limit), max(part.left for part in work))
+
+
+def _claimed(hits: Sequence[float], bound: float, picks: int) -> int:
+    """How many picks are claimed of those with these expected false hits."""
+    first = next((number for number, value in enumerate(hits) if value >= bound), len(hits))
+    return max([first, *(number + 1 for number, value in enumerate(hits) if value < bound / picks)])
 
 
 def log_p_values(score: Tensor, rank: float, null: Tensor, dimension: int) -> Tensor:
@@ -222,18 +228,19 @@ def _pool(
     generator = torch.Generator().manual_seed(0)
     positions = longest if pieces[0].positional else 1
     best = torch.full((model.vocabulary,), -1.0)
+    parts = positions * -(-model.vocabulary // BLOCK)
     kept: list[tuple[Tensor, Tensor, Tensor, list[Tensor]]] = []  # score, token, position, atoms
     sampled: list[tuple[Tensor, Tensor, list[Tensor]]] = []
-    for place, views in enumerate(zip(*(piece.candidates(model, longest) for piece in pieces), strict=True)):
-        atoms = [_unit(view).float() for _, view in views]
+    for number, (position, ids, views) in enumerate(blocks(model, pieces, longest)):
+        atoms = [_unit(view).float() for view in views]
         score = torch.stack([Part(a, y, options.floor).scores()[0] for a, y in zip(atoms, rows, strict=True)]).mean(0)
-        best = torch.maximum(best, score)
-        top = score.topk(min(len(score), max(options.pool // positions, 256))).indices
-        where = torch.full_like(top, place if pieces[0].positional else -1)
-        kept.append((score[top], top, where, [a[top] for a in atoms]))
-        drawn = torch.randperm(len(score), generator=generator)[: -(-SAMPLE // positions)]
-        sampled.append((drawn, torch.full_like(drawn, int(where[0])), [a[drawn] for a in atoms]))
-        progress("looking at candidates", (place + 1) / positions)
+        best[ids] = torch.maximum(best[ids], score)
+        top = score.topk(min(len(score), max(2 * options.pool // parts, 256))).indices
+        place = position if pieces[0].positional else -1
+        kept.append((score[top], ids[top], torch.full_like(top, place), [a[top] for a in atoms]))
+        drawn = torch.randperm(len(score), generator=generator)[: -(-SAMPLE // parts)]
+        sampled.append((ids[drawn], torch.full_like(drawn, place), [a[drawn] for a in atoms]))
+        progress("looking at candidates", (number + 1) / parts)
     count = sum(len(part[0]) for part in kept)
     tokens = torch.cat([part[1] for part in kept] + [part[0] for part in sampled])
     place_of = torch.cat([part[2] for part in kept] + [part[1] for part in sampled])
