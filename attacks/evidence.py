@@ -6,7 +6,7 @@ on the same records in every round, the rounds' rows are stacked; otherwise it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +16,12 @@ from zkaudit.attacks import taps
 from zkaudit.attacks.defences import parse
 from zkaudit.attacks.defences.projection import adapted_taps
 from zkaudit.attacks.model import PublicModel
-from zkaudit.attacks.sites import Dependence, token_activations
+from zkaudit.attacks.sites import Dependence, activations
+from zkaudit.attacks.spans import Subspace
 from zkaudit.attacks.taps import Group
 from zkaudit.attacks.threat import Observation, Round
 
+BLOCK = 4096  # candidates at a time
 SILENT = 1e-12  # rows smaller than this, relative to the whole update, hold nothing: A's gradient while B = 0
 
 
@@ -36,10 +38,27 @@ class Evidence:
         """Whether a candidate is a token at a position, not a token alone."""
         return self.group.dependence == Dependence.POSITION
 
-    def candidates(self, model: PublicModel, longest: int) -> Iterator[tuple[int, Tensor]]:
-        """Position and what every token (V, m) would look like there; a single position 0 if it does not matter."""
-        for position in range(longest if self.positional else 1):
-            yield position, self.view(token_activations(model, self.group.site, position).double())
+
+def blocks(model: PublicModel, pieces: Sequence[Evidence], longest: int) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
+    """All candidates, some thousand at a time: position (0 if it does not matter), token ids (b,), each piece's view (b, m)."""
+    sites = [piece.group.site for piece in pieces]
+    for position in range(longest if pieces[0].positional else 1):
+        for start in range(0, model.vocabulary, BLOCK):
+            ids = torch.arange(start, min(start + BLOCK, model.vocabulary), device=model.device)
+            seen = activations(model, sites, ids[:, None], torch.full_like(ids[:, None], position))
+            yield position, ids.cpu(), [piece.view(x[:, 0].double()).cpu() for piece, x in zip(pieces, seen, strict=True)]
+
+
+def distances(
+    model: PublicModel, pieces: Sequence[Evidence], spaces: Sequence[Subspace], longest: int
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """For each position how far all tokens (V,) are from each piece's subspace."""
+    far = [torch.ones(model.vocabulary, dtype=torch.float64) for _ in spaces]
+    for position, ids, views in blocks(model, pieces, longest):
+        for space, view, row in zip(spaces, views, far, strict=True):
+            row[ids] = space.distances(view)
+        if int(ids[-1]) == model.vocabulary - 1:
+            yield position, [row.clone() for row in far]
 
 
 def gather(observation: Observation) -> list[Evidence]:

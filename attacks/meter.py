@@ -9,8 +9,10 @@ modules that read the same input, and over rounds on the same records). Regimes 
     set     any n          the tensor has a row a token, see `taps.tokens`
     none                   no span; gradient matching and memorisation remain
 
-c is 1/4 for K = 1, 1/2 below K = 8 and 3/4 from there: where `phase.diagram` still shows recalls near 1, in full precision
-(measured on models of width 128 and 256, inferred for others). K is at most d - 2: of a larger subspace a random direction is
+c is 1/4 for K = 1, 1/2 below K = 8 and 3/4 from there, where an input depends on the token alone; 1/8, 1/4 below K = 16 and 1/2
+from there, where it depends on the position too. That is where recalls near 1 were measured, in full precision without dropout
+on models of width 128 and 256; for others, and for inputs that depend on more, it is inferred.
+K is at most d - 2: of a larger subspace a random direction is
 too near (Beta law, see `spans`). AdamW's steps, and more than one step, bend the rows: exact becomes soft there.
 """
 
@@ -42,7 +44,8 @@ DEPENDS = {
     Dependence.SEQUENCE: "sequence",
 }
 START = {"LoRA A": ("lora_A", "lora_B"), "AdaLoRA A": ("lora_A", "lora_E"), "AdaLoRA B": ("lora_B", "lora_E")}
-SOFT = ((8, 0.75), (2, 0.5), (1, 0.25))  # from this K on, pursuit finds inputs up to this share of d
+# From this K on, pursuit finds inputs up to this share of d: where they depend on the token alone, and on its position too.
+SOFT = {Dependence.TOKEN: ((8, 0.75), (2, 0.5), (1, 0.25)), Dependence.POSITION: ((16, 0.5), (2, 0.25), (1, 0.125))}
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def _group_row(group: Group, tokens: int, federated: FederatedSettings | None, m
     capacity = sum(tap.capacity for tap in heard)
     n = tokens * (federated.cohort if federated else 1)
     usable = max(0, min(capacity * (_rounds(federated) if federated else 1), group.dimension - 2))
-    sparse = soft_limit(usable, group.dimension)
+    sparse = soft_limit(usable, group.dimension, group.dependence)
     regime: Regime = "none" if usable == 0 else "exact" if n <= usable else "soft" if n <= sparse else "weak"
     if regime == "exact" and _bent(federated):
         regime = "soft"
@@ -190,9 +193,10 @@ def _bent(federated: FederatedSettings | None) -> bool:
     return (federated.sends == "delta" and federated.optimizer == "adamw") or _many_steps(federated)
 
 
-def soft_limit(usable: int, dimension: int) -> int:
+def soft_limit(usable: int, dimension: int, depends: Dependence) -> int:
     """The most inputs that pursuit finds among combinations of rank `usable` in this dimension."""
-    return int(next((share for least, share in SOFT if usable >= least), 0.0) * dimension)
+    shares = SOFT.get(depends, SOFT[Dependence.POSITION])
+    return int(next((share for least, share in shares if usable >= least), 0.0) * dimension)
 
 
 def _tensor_rows(

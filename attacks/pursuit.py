@@ -15,6 +15,7 @@ be the last by chance; or altogether if few picks explain everything.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,9 @@ from zkaudit.attacks.threat import Capability, Observation
 
 SAMPLE = 1024  # candidates that stand for all others when the null is fitted
 EXPLAINED = 1e-5  # of the rows' norm left: as good as nothing in float32
-FEW = 0.9  # as many picks as there are dimensions explain anything; up to this share of them they must be right
+FEW = 0.75  # as many picks as there are dimensions explain anything; up to this share of them they must be right
 CLOSE = 64  # candidates by mean score of which the p-values are compared
+AT_ONCE, CERTAIN, ALIKE = 8, 1e-20, 0.15  # several are taken at once if each is certain and they are not alike
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,20 @@ class Part:
         score = whitened.square().sum(1) / self.free.clamp_min(1e-6)
         return torch.where(self.free > 1e-3, score, -1.0), float((values / (values + self.least)).sum())
 
-    def take(self, atom: int) -> None:
-        direction = self.atoms[atom].clone()
-        for _ in range(2):  # twice is enough for orthogonality in float32
-            direction -= (self.taken @ direction) @ self.taken
-        direction /= direction.norm().clamp_min(1e-12)
-        along = self.atoms @ direction
-        weight = self.residual @ direction
-        self.residual = self.residual - weight[:, None] * direction
-        self.inner -= along[:, None] * weight
-        self.free -= along.square()
-        self.taken = torch.cat([self.taken, direction[None]])
+    def take(self, picks: Sequence[int]) -> None:
+        """Explain the rows by these atoms too; reads all atoms once."""
+        before = len(self.taken)
+        for pick in picks:
+            direction = self.atoms[pick].clone()
+            for _ in range(2):  # twice is enough for orthogonality in float32
+                direction -= (self.taken @ direction) @ self.taken
+            self.taken = torch.cat([self.taken, direction[None] / direction.norm().clamp_min(1e-12)])
+        new = self.taken[before:]
+        along = self.atoms @ new.T
+        weights = self.residual @ new.T
+        self.residual = self.residual - weights @ new
+        self.inner -= along @ weights.T
+        self.free -= along.square().sum(1)
 
     @property
     def left(self) -> float:
@@ -140,22 +145,33 @@ def pursue(
         log_p = torch.zeros(len(near), dtype=torch.float64)
         for part, (score, rank) in zip(work, scored, strict=True):
             log_p += log_p_values(score[near], rank, score[sample], part.atoms.shape[1] - len(order))
-        chosen = int(log_p.argmin())
-        best, place = int(near[chosen]), int(places[near[chosen]])
-        order.append(best)
-        hits.append(float(log_p[chosen].exp()) * total)
-        at_place[place] += 1
-        closed[best] = True
-        if place >= 0 and at_place[place] >= most_at_place:
-            closed |= places == place
+        picks = []
+        for chosen in log_p.argsort(stable=True).tolist():
+            best, place, wrong = int(near[chosen]), int(places[near[chosen]]), float(log_p[chosen].exp()) * total
+            if picks and (len(picks) == AT_ONCE or len(order) == limit or wrong > CERTAIN):
+                break
+            if closed[best] or _alike(work, best, picks):
+                continue
+            picks.append(best)
+            order.append(best)
+            hits.append(wrong)
+            at_place[place] += 1
+            closed[best] = True
+            if place >= 0 and at_place[place] >= most_at_place:
+                closed |= places == place
         for part in work:
-            part.take(best)
+            part.take(picks)
         progress("pursuing tokens", len(order) / limit)
         if max(part.left for part in work) < EXPLAINED:
             break
     if len(order) <= FEW * dimension and max(part.left for part in work) < EXPLAINED:
         return Picks(order, hits, len(order), max(part.left for part in work))
     return Picks(order, hits, _claimed(hits, options.false_hits, limit), max(part.left for part in work))
+
+
+def _alike(parts: Sequence[Part], atom: int, picks: Sequence[int]) -> bool:
+    """Whether an atom resembles one of the picks, so that taking the pick away may explain it too."""
+    return any(float((part.atoms[list(picks)] @ part.atoms[atom]).abs().max()) > ALIKE for part in parts) if picks else False
 
 
 def _claimed(hits: Sequence[float], bound: float, picks: int) -> int:
@@ -209,7 +225,7 @@ class _Pool:
     positions: Tensor  # (N,), -1 where positions do not matter
     sample: Tensor
     total: int  # candidates there are
-    first: Tensor  # (V,) the best score of each token at first sight
+    first: Tensor  # (V,) -log p of each token at first sight, at its best position
 
 
 def compressed(rows: Tensor) -> Tensor:
@@ -233,8 +249,10 @@ def _pool(
     sampled: list[tuple[Tensor, Tensor, list[Tensor]]] = []
     for number, (position, ids, views) in enumerate(blocks(model, pieces, longest)):
         atoms = [_unit(view).float() for view in views]
-        score = torch.stack([Part(a, y, options.floor).scores()[0] for a, y in zip(atoms, rows, strict=True)]).mean(0)
-        best[ids] = torch.maximum(best[ids], score)
+        looks = [Part(a, y, options.floor).scores() for a, y in zip(atoms, rows, strict=True)]
+        score = torch.stack([each for each, _ in looks]).mean(0)
+        surprise = -sum(log_p_values(each, rank, each, a.shape[1]) for (each, rank), a in zip(looks, atoms, strict=True))
+        best[ids] = torch.maximum(best[ids], surprise.float())
         top = score.topk(min(len(score), max(2 * options.pool // parts, 256))).indices
         place = position if pieces[0].positional else -1
         kept.append((score[top], ids[top], torch.full_like(top, place), [a[top] for a in atoms]))
@@ -260,9 +278,10 @@ def _recovery(name: str, pool: _Pool, picks: Picks, rows: Sequence[Tensor]) -> R
     ahead = picks.order if picks.left < EXPLAINED else picks.order[: picks.claimed]
     picked = list(dict.fromkeys(int(pool.tokens[i]) for i in ahead))
     rest = pool.first.clone()
-    rest[picked] = -2.0
+    rest[picked] = -math.inf
     others = rest.argsort(descending=True, stable=True)[: len(rest) - len(picked)]
-    scores = [2.0 - i / (len(picked) + 1) for i in range(len(picked))] + pool.first[others].tolist()
+    top = float(pool.first.max())
+    scores = [top + len(picked) - i for i in range(len(picked))] + pool.first[others].tolist()
     evidence = {
         "singular_values": [float(s) for s in torch.linalg.svdvals(rows[0].double())[:256]],
         "rank": len(rows[0]),

@@ -130,7 +130,7 @@ class _Tree:
                 own = best // len(tokens) * len(tokens)
                 closed[own : own + len(tokens)] = True
             for part in parts:
-                part.take(best)
+                part.take([best])
         self.parts = parts
         return [candidates[i] for i in chosen]
 

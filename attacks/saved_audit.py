@@ -15,7 +15,7 @@ from zkaudit.attacks.battery import Share, attempt, examples_of, joined, scorer_
 from zkaudit.attacks.catalogue import ATTACKS, chosen
 from zkaudit.attacks.digests import of_model, of_tensors
 from zkaudit.attacks.errors import AuditError
-from zkaudit.attacks.federated.saved import load_for
+from zkaudit.attacks.federated.saved import load_for, load_weights
 from zkaudit.attacks.federated.settings import FederatedSettings
 from zkaudit.attacks.lab.records import Record, read
 from zkaudit.attacks.ledger import Ledger, PeakMemory
@@ -35,6 +35,7 @@ class SavedUpdate:
     update: Path
     model: Path
     peft: Path | None = None
+    start: Path | None = None  # the trainable tensors that the server handed out, if not those beside `peft`
     kind: Kind | None = None
     records: Path | None = None
     batch: int = 8
@@ -59,6 +60,8 @@ def audit_saved(saved: SavedUpdate, out: Path, progress: Progress = silent) -> d
     model = model_with_adapters(saved.model, saved.peft)
     if model.tokenizer is None:
         raise AuditError(f"{saved.model} has no tokenizer, without which tokens cannot be read")
+    if saved.start is not None:
+        model.assign(load_weights(model, saved.start))
     update = load_for(model, saved.update, saved.kind)
     records = read(saved.records) if saved.records is not None else []
     settings = FederatedSettings(sends=update.kind, batch=len(records) or saved.batch, longest=saved.longest)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zkaudit.attacks.attack import Progress, Ranking, Recovery, silent
 from zkaudit.attacks.errors import AuditError
-from zkaudit.attacks.evidence import gather
+from zkaudit.attacks.evidence import distances, gather
 from zkaudit.attacks.spans import Subspace, subspace
 from zkaudit.attacks.threat import Capability, Observation
 
@@ -93,14 +93,13 @@ def _look(observation: Observation, progress: Progress) -> _Seen:
     edges = np.linspace(0, 1, BINS + 1)
     counts = np.zeros(BINS, dtype=np.int64)
     nulls: tuple[float, float] | None = None
-    for number, views in enumerate(zip(*(piece.candidates(model, longest) for piece in pieces), strict=True)):
-        distances = [space.distances(view) for space, (_, view) in zip(spaces, views, strict=True)]
-        parts = [_log_p(d, space) for d, space in zip(distances, spaces, strict=True)]
+    for position, far in distances(model, pieces, spaces, longest):
+        parts = [_log_p(d, space) for d, space in zip(far, spaces, strict=True)]
         log_p = torch.minimum(log_p, _fisher(parts))
-        distance = torch.minimum(distance, distances[0])
-        counts += np.histogram(distances[0].numpy(), edges)[0]
-        nulls = nulls or _null(distances[0], spaces[0])
-        progress("testing tokens", (number + 1) / positions)
+        distance = torch.minimum(distance, far[0])
+        counts += np.histogram(far[0].numpy(), edges)[0]
+        nulls = nulls or _null(far[0], spaces[0])
+        progress("testing tokens", (position + 1) / positions)
     return _Seen(log_p, distance, spaces[0], counts, _density(nulls, edges), positions)
 
 

@@ -58,6 +58,7 @@ def _saved(arguments: argparse.Namespace) -> int:
         update=arguments.update,
         model=arguments.model,
         peft=arguments.peft,
+        start=arguments.start,
         kind=arguments.kind,
         records=arguments.records,
         batch=arguments.batch,
@@ -125,6 +126,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     saved.add_argument("--update", metavar="FILE", type=Path, help="gradient or delta: safetensors, or a dictionary of torch")
     saved.add_argument("--model", metavar="DIR", type=Path, help="the model that clients got (for meter, config.json will do)")
     saved.add_argument("--peft", metavar="PEFT", type=Path, help="adapter_config.json, or the folder of a saved adapter")
+    saved.add_argument(
+        "--start", metavar="FILE", type=Path, help="the round's start, as captures save it, if not PEFT's weights"
+    )
     saved.add_argument("--kind", choices=("gradient", "delta"), help="what the update is, if the file does not say it")
     saved.add_argument("--records", metavar="FILE", type=Path, help="the records behind it, as JSON lines, to score attacks")
     saved.add_argument("--batch", metavar="N", type=int, default=8, help="records behind the update, at most (default 8)")

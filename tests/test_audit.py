@@ -18,6 +18,7 @@ from zkaudit.attacks import config, update
 from zkaudit.attacks.audit import PARTS, REPORT, RESULT, audit
 from zkaudit.attacks.config import AuditConfig
 from zkaudit.attacks.federated.client import batches, local_update
+from zkaudit.attacks.federated.saved import save_weights
 from zkaudit.attacks.federated.settings import FederatedSettings
 from zkaudit.attacks.lab import models
 from zkaudit.attacks.lab.records import Record, synthetic, values
@@ -149,13 +150,13 @@ def test_the_template_runs_as_it_is_and_finds_the_record(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_an_active_attacker_poisons_the_base(quick: Path) -> None:
+def test_an_active_attacker_poisons_the_base(quick: Path, tmp_path: Path) -> None:
     settings = replace(
         config.load(quick),
         threat=config.ThreatSection("active", 60, poison_steps=20),
         attacks=config.AttackSection(("recit", "extraction"), 1),
     )
-    result = audit(settings)
+    result = audit(settings, tmp_path)
     assert attack_named(result, "recit")["error"] is None
     assert result["threat"]["capabilities"] == ["update", "auxiliary", "base model"]
     assert result["hashes"]["base model"] != audit(replace(settings, threat=config.ThreatSection()))["hashes"]["base model"]
@@ -285,6 +286,15 @@ def test_a_saved_update_is_audited_without_its_records(saved: Path, tmp_path: Pa
     result = json.loads((tmp_path / RESULT).read_text())
     assert attack_named(result, "pursuit")["claimed"] > 10
     assert "truth was not given" in result["verdict"]["sentences"][0]
+
+
+def test_a_captured_start_stands_in_for_saved_weights(saved: Path, tmp_path: Path) -> None:
+    weights = load_file(saved / "adapter" / "adapter_model.safetensors")
+    save_weights(weights, tmp_path / "start.safetensors")
+    arguments = of(saved, tmp_path / "out", "--start", tmp_path / "start.safetensors", "--batch", "1")
+    arguments[6] = saved / "adapter" / "adapter_config.json"  # the configuration alone: B would be zero
+    assert main([*map(str, arguments)]) == 0
+    assert attack_named(json.loads((tmp_path / "out" / RESULT).read_text()), "pursuit")["claimed"] > 10
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zkaudit.attacks.attack import Progress, Ranking, Recovery, silent
 from zkaudit.attacks.errors import AuditError
-from zkaudit.attacks.evidence import Evidence, gather
+from zkaudit.attacks.evidence import Evidence, distances, gather
 from zkaudit.attacks.spans import Subspace, subspace
 from zkaudit.attacks.threat import Observation
 
@@ -92,13 +92,13 @@ def span_filter(
     best = torch.full((model.vocabulary,), -1.0, dtype=torch.float64)
     places: list[list[int]] = []
     claimed: set[int] = set()
-    for place, views in enumerate(zip(*(piece.candidates(model, longest) for piece in pieces), strict=True)):
-        distances = torch.stack([span.distances(view) for span, (_, view) in zip(spans, views, strict=True)])
-        cosines = 1 - distances.square().mean(0)
+    for place, rows in distances(model, pieces, spans, longest):
+        far = torch.stack(rows)
+        cosines = 1 - far.square().mean(0)
         best = torch.maximum(best, cosines)
         order = cosines.argsort(descending=True, stable=True)
         if regime == "exact":
-            order = order[_inside(spans, distances, options.slack, limit)[order]]
+            order = order[_inside(spans, far, options.slack, limit)[order]]
             claimed.update(order.tolist())
         else:
             order = order[:most]

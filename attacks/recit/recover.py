@@ -88,7 +88,7 @@ class Recit:
                 "guessed": sum(bool(own) for own in guesses),
             },
             "scores": [one.score for one in paired],
-            "distances": [one.distance for one in paired],
+            "distances of sequences": [one.distance for one in paired],
             "move": move,
             "gain": mean_gain(guesses),
         }
