@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "sklearn", "scipy", "safetensors", "ray")
+HEAVY = ("torch", "sklearn", "scipy", "safetensors", "ray", "transformers", "peft")
 BENCH_ALONE = {"ezkl", "onnx"}
 BLOCK_HEAVY = f"""
 import sys
@@ -88,6 +88,14 @@ def test_training_without_its_packages_names_the_extra(tmp_path: Path) -> None:
     assert "pip install 'zkaudit[train]'" in done.stderr
 
 
+def test_auditing_without_its_packages_names_the_extra(tmp_path: Path) -> None:
+    program = "from zkaudit.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = without_heavy_packages(program, "audit", str(ROOT / "examples/audit.toml"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'zkaudit[audit]'" in done.stderr
+
+
 @pytest.mark.slow
 def test_wheel_holds_all_that_verification_needs(tmp_path: Path) -> None:
     options = ["--no-deps", "--no-build-isolation", "--quiet", "-C", f"build-dir={tmp_path / 'build'}", "-w", str(tmp_path)]
@@ -105,5 +113,6 @@ sys.exit(main(['--version']))
 """
     done = without_heavy_packages(program, str(tmp_path / "site"))
     assert (done.returncode, done.stdout) == (0, f"zkaudit {version('zkaudit')}\n"), done.stderr
-    for package in ("zk", "training", "cli"):
+    for package in ("zk", "training", "attacks", "cli"):
         assert (tmp_path / "site" / "zkaudit" / package / "py.typed").is_file()
+    assert (tmp_path / "site" / "zkaudit" / "attacks" / "report" / "style.css").is_file()
