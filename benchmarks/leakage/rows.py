@@ -12,10 +12,11 @@ from zkaudit.attacks.metrics import Interval, interval, mean_of
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is run. `llama` and `gpt2` are the models of the tests that need no particular one."""
+    """How much is run. `records` a seed are for tests 13 and 14; `llama` and `gpt2` for tests that need no particular model."""
 
     seeds: int = 3
     quick: bool = False
+    records: int = 24
 
     @property
     def llama(self) -> str:
