@@ -88,6 +88,7 @@ def _quiet() -> None:
     import warnings
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for work halt a machine with other work on it
     warnings.filterwarnings("ignore")
     from transformers.utils import logging
 
