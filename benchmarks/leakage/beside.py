@@ -21,7 +21,7 @@ MODELS = ("nano-llama", "nano-gpt2", "micro-llama", "micro-gpt2")
 ATTACKERS = ("published", "calibrated", "span", "static", "pursuit")  # columns, in this order
 METRICS = ("token_recall", "token_precision", "recall_at_n", "exact_match")
 RANKS = (1, 2, 4, 8, 16, 32)
-FACTORS = (1, 2, 4, 8)  # n over K
+FACTORS = (1 / 3, 1, 2, 4, 8)  # n over K; the first is n = r where q, k and v are apart, since the published rules read q alone
 CONDITIONS = ("bfloat16", "int8", "fp8_e4m3", "fp8_e5m2", "lora_dropout 0.1", "AdamW delta")
 MOST_INPUTS = 1.5  # times the width
 SEARCHED = 100  # inputs up to which the calibrated search for sentences is run: beyond the rank it is long and finds nothing
@@ -45,9 +45,10 @@ def cells(model: str, plan: Plan) -> Iterator[Cell]:
     small = plan.quick or not model.startswith("nano")
     for rank in (2, 8, 32) if small else RANKS:
         capacity = rank if fused else 3 * rank
-        for factor in FACTORS:
-            if 2 <= capacity * factor <= MOST_INPUTS * width:
-                yield Cell(Setting(model, _lora(rank, fused), capacity * factor), "float32", rank, capacity)
+        for factor in FACTORS[fused:]:
+            count = round(capacity * factor)
+            if 2 <= count <= MOST_INPUTS * width:
+                yield Cell(Setting(model, _lora(rank, fused), count), "float32", rank, capacity)
     if not model.startswith("nano"):
         return
     for condition in CONDITIONS:
