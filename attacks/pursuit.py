@@ -145,7 +145,7 @@ def pursue(
         log_p = torch.zeros(len(near), dtype=torch.float64)
         for part, (score, rank) in zip(work, scored, strict=True):
             log_p += log_p_values(score[near], rank, score[sample], part.atoms.shape[1] - len(order))
-        picks = []
+        picks: list[int] = []
         for chosen in log_p.argsort(stable=True).tolist():
             best, place, wrong = int(near[chosen]), int(places[near[chosen]]), float(log_p[chosen].exp()) * total
             if picks and (len(picks) == AT_ONCE or len(order) == limit or wrong > CERTAIN):
@@ -251,8 +251,8 @@ def _pool(
         atoms = [_unit(view).float() for view in views]
         looks = [Part(a, y, options.floor).scores() for a, y in zip(atoms, rows, strict=True)]
         score = torch.stack([each for each, _ in looks]).mean(0)
-        surprise = -sum(log_p_values(each, rank, each, a.shape[1]) for (each, rank), a in zip(looks, atoms, strict=True))
-        best[ids] = torch.maximum(best[ids], surprise.float())
+        log_p = [log_p_values(each, rank, each, a.shape[1]) for (each, rank), a in zip(looks, atoms, strict=True)]
+        best[ids] = torch.maximum(best[ids], -torch.stack(log_p).sum(0).float())
         top = score.topk(min(len(score), max(2 * options.pool // parts, 256))).indices
         place = position if pieces[0].positional else -1
         kept.append((score[top], ids[top], torch.full_like(top, place), [a[top] for a in atoms]))

@@ -24,19 +24,21 @@ from zkaudit.attacks.attack import Progress, Recovery, silent
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.evidence import rows_of
 from zkaudit.attacks.model import PublicModel
-from zkaudit.attacks.pursuit import Part, Pursuit, PursuitOptions, compressed, log_p_values
+from zkaudit.attacks.pursuit import EXPLAINED, Part, Pursuit, PursuitOptions, compressed, log_p_values
 from zkaudit.attacks.sites import Dependence, Site, activations
 from zkaudit.attacks.threat import Capability, Observation
 
 BLOCK = 512  # texts in one forward pass
 FOILS = 128
+APART = 4  # the least number of dimensions for each token that is set apart
+CONTEXTS, LONG = 16, 12  # random ones, and their length, over which a token's vector is averaged
 
 
 @dataclass(frozen=True)
 class RecordPursuitOptions:
     """`language`: power of the model's probability of a token; `false_hits`: expected ones from which a text has ended."""
 
-    language: float = 4.0
+    language: float = 2.0
     false_hits: float = 0.05
     tokens: PursuitOptions = field(default_factory=PursuitOptions)
 
@@ -55,10 +57,17 @@ class RecordPursuit:
         found = Pursuit(self.options.tokens).run(observation, lambda what, share: progress(what, share / 2))
         assert found.tokens is not None
         alphabet = _Alphabet(found)
-        tree = _Tree(observation, alphabet, self.options)
-        texts = tree.grow(alphabet, lambda what, share: progress(what, (1 + share) / 2)) if alphabet.tokens else []
-        evidence = {**found.evidence, "unexplained_by_texts": tree.left}
-        return replace(found, attack=self.name, sequences=texts, evidence=evidence)
+        grown: list[tuple[float, list[list[int]]]] = []
+        for apart in (True, False):
+            tree = _Tree(observation, alphabet, self.options)
+            if apart and not tree.set_tokens_apart():
+                continue
+            texts = tree.grow(alphabet, lambda what, share: progress(what, (1 + share) / 2)) if alphabet.tokens else []
+            grown.append((tree.left, texts))
+            if tree.left < EXPLAINED:
+                break
+        left, texts = min(grown)
+        return replace(found, attack=self.name, sequences=texts, evidence={**found.evidence, "unexplained_by_texts": left})
 
 
 class _Alphabet:
@@ -91,6 +100,22 @@ class _Tree:
         nothing = [torch.empty(0, piece.rows.shape[1]) for piece in pieces]
         self.parts = [Part(none, compressed(p.rows), options.tokens.floor) for none, p in zip(nothing, pieces, strict=True)]
 
+    def set_tokens_apart(self) -> bool:
+        """Take away what each token's vector is whatever stands before it: what is left tells texts apart.
+
+        It costs a dimension for each token, so it is not done, and False, where those are many.
+        """
+        if not self.found or APART * len(self.found) > min(part.residual.shape[1] for part in self.parts):
+            return False
+        before = torch.tensor(self.found)[torch.randint(len(self.found), (CONTEXTS, LONG), generator=self.generator)].tolist()
+        texts = [[*context, token] for token in self.found for context in before]
+        for index, seen in enumerate(last_inputs(self.model, self.sites, texts)):
+            means = torch.nn.functional.normalize(seen.view(len(self.found), CONTEXTS, -1).mean(1), dim=1)
+            part = self.parts[index].with_atoms(means)
+            part.take(range(len(means)))
+            self.parts[index] = part
+        return True
+
     @property
     def left(self) -> float:
         return max(part.left for part in self.parts)
@@ -106,7 +131,7 @@ class _Tree:
             ended += [text for text in open_ if text and tuple(text) not in kept]
             open_ = extended
             progress("pursuing records", (position + 1) / self.longest)
-            if not open_ or len(ended) >= self.records or self.left < 1e-5:
+            if not open_ or len(ended) >= self.records or self.left < EXPLAINED:
                 break
         return ended + open_
 
