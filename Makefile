@@ -17,13 +17,14 @@ endif
 export CXX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast lint bench
+.PHONY: help demo test test-fast lint bench bench-audit
 
 help:
 	@echo "make demo       train on handwritten digits, prove it, verify the proof"
 	@echo "make test       every test (make test-fast: without the slow ones)"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make bench      time prover and verifier, and the curve beside other libraries; JSON in benchmarks/results"
+	@echo "make bench-audit   attacks side by side, fifteen tests of what updates leak, the base-model screen; JSON there too"
 
 # The proof travels alone: it is verified in a folder that holds nothing else.
 demo: $(STAMP)
@@ -51,6 +52,10 @@ bench: $(BENCH_STAMP)
 	@mkdir -p benchmarks/results
 	$(BIN)/zkaudit bench prove --json benchmarks/results/digits.json
 	$(BIN)/zkaudit bench msm --json benchmarks/results/msm.json
+
+bench-audit: $(STAMP)
+	$(BIN)/python benchmarks/attacks.py
+	$(BIN)/python benchmarks/screen.py --json benchmarks/results/screen.json
 
 # What is compared with is large and only needed here.
 $(BENCH_STAMP): $(STAMP)
