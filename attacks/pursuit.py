@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor
 from zkaudit.attacks.attack import Progress, Ranking, Recovery, silent
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.evidence import BLOCK, Evidence, blocks, gather
+from zkaudit.attacks.spans import gap_rank
 from zkaudit.attacks.threat import Capability, Observation
 
 SAMPLE = 1024  # candidates that stand for all others when the null is fitted
@@ -39,11 +40,16 @@ AT_ONCE, CERTAIN, ALIKE = 8, 1e-20, 0.15  # several are taken at once if each is
 
 @dataclass(frozen=True)
 class PursuitOptions:
-    """`pool`: candidates kept after a first look at all; `floor`: share of the mean energy under which a direction is noise."""
+    """`pool`: candidates kept after a first look at all; `floor`: share of the mean energy under which a direction is noise.
+
+    Where picks do not explain everything though the rank is below what it could be, so that weak directions cannot be noise,
+    `low_floor` is tried too.
+    """
 
     false_hits: float = 0.05
     pool: int = 20_000
     floor: float = 1e-4
+    low_floor: float = 0.0
     most: int | None = None  # picks; what the settings allow if None
 
 
@@ -210,12 +216,21 @@ class Pursuit:
         rows = [compressed(piece.rows) for piece in pieces]
         informative = [i for i, y in enumerate(rows) if len(y) < y.shape[1]] or [0]
         pieces, rows = [pieces[i] for i in informative], [rows[i] for i in informative]
-        pool = _pool(observation, pieces, rows, self.options, progress)
         most = self.options.most or observation.most_tokens
         records = observation.federated.records * observation.federated.cohort
-        parts = list(zip(pool.atoms, rows, strict=True))
-        picks = pursue(parts, pool.positions, most, records, pool.sample, pool.total, self.options, progress)
-        return _recovery(self.name, pool, picks, rows)
+        found: tuple[_Pool, Picks] | None = None
+        deficient = any(gap_rank(torch.linalg.svdvals(piece.rows.double())) < min(piece.rows.shape) for piece in pieces)
+        for floor in (self.options.floor, *((self.options.low_floor,) if deficient else ())):
+            options = replace(self.options, floor=floor)
+            pool = _pool(observation, pieces, rows, options, progress)
+            parts = list(zip(pool.atoms, rows, strict=True))
+            picks = pursue(parts, pool.positions, most, records, pool.sample, pool.total, options, progress)
+            if found is None or picks.claimed > 2 * found[1].claimed + 2:  # clearly more, not by a chance hit
+                found = pool, picks
+            if picks.left < EXPLAINED and picks.claimed == len(picks.order):
+                break
+        assert found is not None
+        return _recovery(self.name, *found, rows)
 
 
 @dataclass(frozen=True)

@@ -168,9 +168,9 @@ class _Tree:
 
     @torch.no_grad()
     def _likely(self, texts: list[list[int]], tokens: Sequence[int]) -> Tensor:
-        """log p of each token after each text, (texts * tokens,); nothing is known of first tokens."""
-        if not texts[0]:
-            return torch.zeros(len(tokens), dtype=torch.float64)
+        """log p of each token after each text, (texts * tokens,); nothing is known of first tokens, or from a classifier."""
+        if not texts[0] or self.model.task != "causal_lm":
+            return torch.zeros(len(texts) * len(tokens), dtype=torch.float64)
         ids = torch.tensor(texts, device=self.model.device)
         self.model.module.eval()
         logits = self.model.module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1]

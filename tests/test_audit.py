@@ -162,6 +162,31 @@ def test_an_active_attacker_poisons_the_base(quick: Path, tmp_path: Path) -> Non
     assert result["hashes"]["base model"] != audit(replace(settings, threat=config.ThreatSection()))["hashes"]["base model"]
 
 
+SHORT = FederatedSettings(batch=1, longest=12, warm_up_steps=1, dropout=False, learning_rate=0.1)
+LOCAL = replace(SHORT, warm_up_steps=0, sends="delta", local_steps=2, optimizer="adamw")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "task", "peft", "federated", "least"),  # the least recall of the tokens by pursuit's ranking
+    [
+        ("micro-bert", "sequence_classification", {"type": "LORA", "r": 16}, SHORT, 0.9),
+        ("micro-bert", None, {"type": "LORA", "r": 16}, SHORT, 0.7),
+        ("nano-gpt2", "sequence_classification", {"type": "LORA", "r": 16}, SHORT, 0.9),
+        ("nano-llama", None, {"type": "DORA", "r": 8}, replace(SHORT, cohort=3), 0.8),
+        ("nano-llama", None, {"type": "PREFIX_TUNING"}, replace(SHORT, warm_up_steps=0), 0.8),
+        ("nano-gpt2", None, {"type": "FULL"}, LOCAL, 0.2),
+    ],
+)
+def test_other_models_methods_and_federations_are_audited(
+    name: str, task: str | None, peft: dict[str, Any], federated: FederatedSettings, least: float, tmp_path: Path
+) -> None:
+    run = config.AttackSection(("token_set", "span_test", "pursuit", "record_pursuit", "dager"), 1)
+    settings = AuditConfig(config.ModelSection(name, task), peft, federated=federated, attacks=run)
+    result = audit(replace(settings, report=config.ReportSection(phase=False, curves=False, screen=False)), tmp_path)
+    assert attack_named(result, "pursuit")["metrics"]["recall_at_n"]["value"] >= least
+
+
 def test_an_imprinting_attacker_reads_single_tokens(quick: Path) -> None:
     loaded = config.load(quick)
     settings = replace(
