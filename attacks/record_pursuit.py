@@ -67,7 +67,8 @@ class RecordPursuit:
             if tree.left < EXPLAINED:
                 break
         left, texts = min(grown)
-        return replace(found, attack=self.name, sequences=texts, evidence={**found.evidence, "unexplained_by_texts": left})
+        evidence = {name: value for name, value in found.evidence.items() if name != "singular_values"}  # pursuit shows them
+        return replace(found, attack=self.name, sequences=texts, evidence={**evidence, "unexplained_by_texts": left})
 
 
 class _Alphabet:

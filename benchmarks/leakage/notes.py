@@ -40,7 +40,7 @@ def personal_notes(plan: Plan) -> list[Row]:
     for seed in range(plan.seeds):
         bases = study_bases(seed, options)
         for batch, epochs in ((1, EPOCHS), (4, EPOCHS[-1:])):
-            study = pii_study(seed, records, epochs, batch, options, bases=bases)
+            study = pii_study(seed, records - records % batch, epochs, batch, options, bases=bases)
             for arm, told in study["arms"].items():
                 for number, rates in told["epochs"].items():
                     found.setdefault((arm, batch, number), []).append(rates["best"])
@@ -49,7 +49,7 @@ def personal_notes(plan: Plan) -> list[Row]:
     rows = []
     for (arm, batch, number), rates in found.items():
         expected = "0 to 0.05" if arm == "clean" else "5 to 10 times the clean base's"
-        what = f"values exact, {arm} base, {number} epochs, B = {batch}, {records} records a seed"
+        what = f"values exact, {arm} base, {number} epochs, B = {batch}, {records - records % batch} records a seed"
         rows.append(Row(what, expected, rates))
 
     def less(one: tuple[str, int, int], other: tuple[str, int, int]) -> list[float]:

@@ -41,6 +41,7 @@ def report(entries: Sequence[Entry]) -> Iterator[str]:
     costs = [
         (name, f"{part['seconds']:.0f} s", f"{part['cpu_seconds']:.0f} s", f"{part['peak_bytes'] / 1e6:.0f} MB")
         for name, _, _, part in entries
+        if "seconds" in part  # a part put together from several processes has no cost of its own
     ]
     yield from aligned(("", "wall", "processor", "memory above start"), costs)
     for name, _, _, part in entries:
