@@ -6,20 +6,22 @@ on the same records in every round, the rounds' rows are stacked; otherwise it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from zkaudit.attacks import taps
+from zkaudit.attacks.dager.observed import gradient
 from zkaudit.attacks.defences import parse
 from zkaudit.attacks.defences.projection import adapted_taps
 from zkaudit.attacks.model import PublicModel
 from zkaudit.attacks.sites import Dependence, activations
 from zkaudit.attacks.spans import Subspace
 from zkaudit.attacks.taps import Group
-from zkaudit.attacks.threat import Observation, Round
+from zkaudit.attacks.threat import Observation
 
 BLOCK = 4096  # candidates at a time
 SILENT = 1e-12  # rows smaller than this, relative to the whole update, hold nothing: A's gradient while B = 0
@@ -70,25 +72,22 @@ def gather(observation: Observation) -> list[Evidence]:
 def rows_of(observation: Observation, dependence: Dependence) -> list[Evidence]:
     """The evidence of the groups whose inputs depend on just this."""
     rounds = list(observation.rounds) if observation.federated.same_batch else list(observation.rounds[-1:])
+    told = [(one.start, gradient(one, observation.federated)) for one in rounds]  # without weight decay, which is public
     found: list[Evidence] = []
     known = adapted_taps(observation.model, parse(observation.defence)) if observation.defence else None
     for group in taps.groups(observation.model, known):
-        if group.dependence != dependence:
-            continue
-        told = [one for one in rounds if _speaks(group, one)]
-        if not told:
-            continue
-        if group.taps[0].space == "input":
-            rows = torch.cat([group.rows(one.update.tensors) for one in told])
-            found.append(Evidence(group, rows, lambda x, group=group, one=told[0]: group.view(x, one.start)))  # type: ignore[misc]
-        else:  # the view moves with the weights
-            found += [
-                Evidence(group, group.rows(one.update.tensors), lambda x, group=group, one=one: group.view(x, one.start))  # type: ignore[misc]
-                for one in told
-            ]
+        heard = [(start, sent) for start, sent in told if group.dependence == dependence and _speaks(group, sent)]
+        shown = [(start, group.rows(sent)) for start, sent in heard]
+        if shown and group.taps[0].space == "input":  # other views move with the weights
+            shown = [(shown[0][0], torch.cat([rows for _, rows in shown]))]
+        found += [Evidence(group, rows, partial(_view, group, start)) for start, rows in shown]
     return found
 
 
-def _speaks(group: Group, one: Round) -> bool:
-    whole = max(float(value.norm()) for value in one.update.tensors.values())
-    return any(float(tap.rows(one.update.tensors).norm()) > SILENT * whole for tap in group.taps)
+def _view(group: Group, start: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    return group.view(x, start)
+
+
+def _speaks(group: Group, sent: Mapping[str, Tensor]) -> bool:
+    whole = max(float(value.norm()) for value in sent.values())
+    return any(float(tap.rows(sent).norm()) > SILENT * whole for tap in group.taps)

@@ -157,3 +157,9 @@ def test_without_a_tap_on_tokens_it_says_so() -> None:
     one = seen(6, apply(build("nano-llama"), {"type": "IA3"}))
     with pytest.raises(AuditError, match="sees single tokens"):
         pursued(one)
+
+
+def test_weight_decay_in_a_step_is_public_and_hides_nothing() -> None:
+    decayed = replace(STILL, sends="delta", learning_rate=0.1, weight_decay=0.1)
+    one = seen(40, settings=decayed)
+    assert claims(pursued(one)) == one.tokens
