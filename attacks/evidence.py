@@ -65,18 +65,18 @@ def distances(
 
 def gather(observation: Observation) -> list[Evidence]:
     """All evidence about single tokens, by decreasing capacity; empty if the updates hold none."""
-    single = [*rows_of(observation, Dependence.TOKEN), *rows_of(observation, Dependence.POSITION)]
+    single = rows_of(observation, Dependence.TOKEN, Dependence.POSITION)
     return sorted(single, key=lambda piece: -piece.group.capacity * (1 + (piece.group.taps[0].space == "input")))
 
 
-def rows_of(observation: Observation, dependence: Dependence) -> list[Evidence]:
-    """The evidence of the groups whose inputs depend on just this."""
+def rows_of(observation: Observation, *wanted: Dependence) -> list[Evidence]:
+    """The evidence of the groups whose inputs depend on just one of these."""
     rounds = list(observation.rounds) if observation.federated.same_batch else list(observation.rounds[-1:])
     told = [(one.start, gradient(one, observation.federated)) for one in rounds]  # without weight decay, which is public
     found: list[Evidence] = []
     known = adapted_taps(observation.model, parse(observation.defence)) if observation.defence else None
     for group in taps.groups(observation.model, known):
-        heard = [(start, sent) for start, sent in told if group.dependence == dependence and _speaks(group, sent)]
+        heard = [(start, sent) for start, sent in told if group.dependence in wanted and _speaks(group, sent)]
         shown = [(start, group.rows(sent)) for start, sent in heard]
         if shown and group.taps[0].space == "input":  # other views move with the weights
             shown = [(shown[0][0], torch.cat([rows for _, rows in shown]))]

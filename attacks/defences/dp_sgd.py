@@ -22,7 +22,7 @@ from torch import Tensor
 
 from zkaudit.attacks.defences.examples import Engine, choose, per_example
 from zkaudit.attacks.errors import AuditError
-from zkaudit.attacks.federated.client import Protect, in_precision, make_optimizer
+from zkaudit.attacks.federated.client import Protect, make_optimizer, one_round
 from zkaudit.attacks.federated.settings import FederatedSettings
 from zkaudit.attacks.model import Batch, PublicModel
 from zkaudit.attacks.update import Update
@@ -97,26 +97,16 @@ def private_update(
         raise AuditError(
             f"a client's local training takes {settings.local_steps * settings.accumulation} batches; there are {len(data)}"
         )
-    module, start, training = model.module, model.state(), model.module.training
     engine = choose(model, data[0])
     noise = torch.Generator().manual_seed(seed + 2)
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        module.train(settings.dropout)
-        try:
-            if settings.sends == "gradient":
-                tensors = private_gradient(model, data, options, noise, engine)
-            else:
-                _train(model, data, settings, options, noise, engine)
-                tensors = {name: value - start[name] for name, value in model.state().items()}
-        finally:
-            module.train(training)
-            module.zero_grad(set_to_none=True)
-            model.assign(start)
-    if protect is not None:
-        tensors = protect(tensors, torch.Generator().manual_seed(seed + 1))
-    return Update(settings.sends, {name: in_precision(value, settings.precision) for name, value in tensors.items()})
+    return one_round(
+        model,
+        settings,
+        lambda: private_gradient(model, data, options, noise, engine),
+        lambda: _train(model, data, settings, options, noise, engine),
+        protect,
+        seed,
+    )
 
 
 def private_gradient(

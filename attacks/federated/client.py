@@ -82,18 +82,35 @@ def local_update(
 
     A gradient is the mean over `data`. A delta takes local_steps * accumulation batches: AuditError if there are others.
     """
-    module = model.module
-    start = model.state()
-    training = module.training
+    return one_round(
+        model,
+        settings,
+        lambda: _gradient(model, data, progress),
+        lambda: _train(model, data, settings, progress),
+        protect,
+        seed,
+    )
+
+
+def one_round(
+    model: PublicModel,
+    settings: FederatedSettings,
+    gradient: Callable[[], dict[str, Tensor]],
+    train: Callable[[], None],
+    protect: Protect | None,
+    seed: int,
+) -> Update:
+    """What is sent of `gradient`, or of how far `train` moves the model, which holds its start values again afterwards."""
+    module, start, training = model.module, model.state(), model.module.training
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         module.train(settings.dropout)
         try:
             if settings.sends == "gradient":
-                tensors = _gradient(model, data, progress)
+                tensors = gradient()
             else:
-                _train(model, data, settings, progress)
+                train()
                 tensors = {name: value - start[name] for name, value in model.state().items()}
         finally:
             module.train(training)
