@@ -84,7 +84,7 @@ struct Projective {
     /// k times this for a public k, k > 0, bit by bit.
     ZK_HD Projective times(uint64_t k) const {
         Projective out = *this;
-        for (int i = 62 - __builtin_clzll(k); i >= 0; --i) {
+        for (int i = 62 - leading_zeros(k); i >= 0; --i) {
             out = out.doubled();
             if ((k >> i) & 1) out = out + *this;
         }

@@ -8,12 +8,17 @@
 #if defined(__CUDACC_RTC__)
 using uint64_t = unsigned long long;
 using uint32_t = unsigned int;
+using uint16_t = unsigned short;
+using uint8_t = unsigned char;
 using int64_t = long long;
+using int32_t = int;
+using int16_t = short;
 #else
 #include <cstdint>
 #endif
 
 #if defined(__CUDACC__)
+#pragma nv_diag_suppress 161, 1675  // the unroll hints are for g++: loops of constant length need none here
 #define ZK_HD __host__ __device__ __forceinline__
 #define ZK_CALLED __host__ __device__
 #else
@@ -24,6 +29,15 @@ using int64_t = long long;
 namespace zkaudit {
 
 using uint128_t = unsigned __int128;
+
+/// Zero bits above the highest set bit; x is not zero.
+ZK_HD int leading_zeros(uint64_t x) {
+#if defined(__CUDA_ARCH__)
+    return __clzll(static_cast<long long>(x));
+#else
+    return __builtin_clzll(x);
+#endif
+}
 
 /// The scalar field, of the order r of the groups.
 struct ScalarParams {

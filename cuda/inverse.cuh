@@ -44,7 +44,7 @@ private:
         while (top > 0 && (a.v[top] | b.v[top]) == 0) --top;
         uint64_t x = a.v[0], y = b.v[0];
         if (top > 0) {
-            const int shift = __builtin_clzll(a.v[top] | b.v[top]);
+            const int shift = leading_zeros(a.v[top] | b.v[top]);
             x = (high_word(a, top, shift) & ~low_bits) | (x & low_bits);
             y = (high_word(b, top, shift) & ~low_bits) | (y & low_bits);
         }

@@ -6,12 +6,6 @@
 
 #include "field.cuh"
 
-#if defined(__CUDACC_RTC__)
-using uint8_t = unsigned char;
-using uint16_t = unsigned short;
-using int32_t = int;
-#endif
-
 namespace zkaudit {
 
 /// How many elements a lane holds.
