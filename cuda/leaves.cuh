@@ -94,7 +94,16 @@ struct LeafFold {
     }
 };
 
-/// The gates of one level for FractionRound; gate i has the leaves from i 2^(level + 1 + rounds).
+/// Pair i of gates of one level, which have the leaves from i 2^(level + 2 + rounds).
+template <class L, int level, int rounds>
+ZK_HD void leaf_pair(const LeafFold<L, level, rounds>& fold, const uint16_t* values, int64_t i, Gate<L>& first, Gate<L>& second) {
+    constexpr int log = level + 2 + rounds;
+    const Window<L, uint16_t, log> window(values + (i << log));
+    first = fold.gate(window, 0);
+    second = fold.gate(window, 1 << (log - 1));
+}
+
+/// The gates of one level for FractionRound.
 template <int level, int rounds>
 struct LeafGates {
     const uint16_t* values;
@@ -103,18 +112,29 @@ struct LeafGates {
 
     template <class L>
     struct On {
-        static constexpr int log = level + 2 + rounds;
-
         const uint16_t* values;
         LeafFold<L, level, rounds> fold;
 
         ZK_HD explicit On(const LeafGates& gates) : values(gates.values), fold(gates.gamma, gates.chi) {}
 
-        ZK_HD void pair(int64_t i, Gate<L>& first, Gate<L>& second) const {
-            const Window<L, uint16_t, log> window(values + (i << log));
-            first = fold.gate(window, 0);
-            second = fold.gate(window, 1 << (log - 1));
-        }
+        ZK_HD void pair(int64_t i, Gate<L>& first, Gate<L>& second) const { leaf_pair(fold, values, i, first, second); }
+    };
+};
+
+/// The same with constants that the caller has made.
+template <int level, int rounds>
+struct PreparedGates {
+    const uint16_t* values;
+    const LeafFold<Scalar, level, rounds>* fold;
+
+    template <class L>
+    struct On {
+        const uint16_t* values;
+        const LeafFold<Scalar, level, rounds>& fold;
+
+        ZK_HD explicit On(const PreparedGates& gates) : values(gates.values), fold(*gates.fold) {}
+
+        ZK_HD void pair(int64_t i, Gate<L>& first, Gate<L>& second) const { leaf_pair(fold, values, i, first, second); }
     };
 };
 
@@ -128,12 +148,16 @@ struct LeafRound {
 
     template <class L>
     ZK_HD void range(int64_t begin, int64_t end, const Scalar* weights, Scalar& constant, Scalar& leading) const {
-        constexpr int log = 2 + rounds;
-        const LeafFold<L, 0, rounds> fold(shifted, chi);
+        add(LeafFold<L, 0, rounds>(shifted, chi), values, begin, end, weights, constant, leading);
+    }
+
+    template <class L>
+    ZK_HD static void add(const LeafFold<L, 0, rounds>& fold, const uint16_t* values, int64_t begin, int64_t end, const Scalar* weights,
+                          Scalar& constant, Scalar& leading) {
         ProductSum<L> at_zero = ProductSum<L>::zero(), at_infinity = ProductSum<L>::zero();
         for (int64_t i = begin, k = 1; i < end; i += lane_width<L>, ++k) {
-            const Window<L, uint16_t, log> window(values + (i << log));
-            const Gate<L> first = fold.gate(window, 0), second = fold.gate(window, 1 << (log - 1));
+            Gate<L> first, second;
+            leaf_pair(fold, values, i, first, second);
             const L weight = load<L>(weights + (i - begin));
             at_zero.add(loose_product(first.q0, first.q1), weight);
             at_infinity.add(loose_product(loose_difference(second.q0, first.q0), loose_difference(second.q1, first.q1)), weight);
@@ -192,8 +216,12 @@ struct LeafWrite {
 
     template <class L>
     ZK_HD void range(int64_t begin, int64_t end) const {
+        write(LeafFold<L, level, rounds>(gamma, chi), begin, end);
+    }
+
+    template <class L>
+    ZK_HD void write(const LeafFold<L, level, rounds>& fold, int64_t begin, int64_t end) const {
         constexpr int log = level + 1 + rounds;
-        const LeafFold<L, level, rounds> fold(gamma, chi);
         for (int64_t i = begin; i < end; i += lane_width<L>) {
             const Gate<L> gate = fold.gate(Window<L, uint16_t, log>(values + (i << log)), 0);
             store(gate.p0, p + 2 * i, 2);
@@ -216,7 +244,11 @@ struct LeafLayer {
     template <class L>
     ZK_HD void range(int64_t begin, int64_t end) const {
         const Scalar one = Scalar::one();
-        const LeafFold<L, 2, 0> fold(gamma, &one);
+        write(LeafFold<L, 2, 0>(gamma, &one), begin, end);
+    }
+
+    template <class L>
+    ZK_HD void write(const LeafFold<L, 2, 0>& fold, int64_t begin, int64_t end) const {
         for (int64_t i = begin; i < end; i += lane_width<L>) {
             const Window<L, uint16_t, level> window(values + (i << level));
             Gate<L> gate = fold.gate(window, 0);

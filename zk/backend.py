@@ -1,21 +1,39 @@
-"""The compiled core of this machine, and the check that an array is one it can read.
+"""The compiled core of this machine, where arrays are, and the check that an array is one that a core can read.
 
 The core is built for any CPU and, on x86, once more for those with AVX-512 IFMA, several times as fast. ZKAUDIT_LANES=scalar
 or ifma in the environment forces one of the two.
+
+A place is the host, or a GPU (gpu/): memory, and the core's calls on arrays that are there. A call runs where one of its arrays
+is; operands from the host are brought there. Results that have become short come back to the host, which works on them
+faster than a GPU begins to.
 """
 
 import os
 from importlib import import_module
 from importlib.util import find_spec
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from zkaudit.zk.errors import BadInput
 
-__all__ = ["Array", "Small", "check", "check_small", "core", "curve_core", "empty"]
+__all__ = [
+    "HOST",
+    "Array",
+    "Place",
+    "Small",
+    "check",
+    "check_small",
+    "contiguous",
+    "core",
+    "curve_core",
+    "empty",
+    "home",
+    "place_of",
+    "register",
+]
 
 
 def _load() -> list[Any]:
@@ -50,17 +68,107 @@ Small = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.int32] |
 """Integers that are multiplied as they are, C-contiguous."""
 
 _LARGE = 1 << 18  # limbs, 2 MiB
+_SHORT = int(os.environ.get("ZKAUDIT_SHORT", 1 << 16))  # limbs: 2^14 elements take the host as long as a GPU takes to begin
 
 Shape = tuple[int | None, ...]
 
 _SMALL_TYPES = {np.dtype(name) for name in ("uint8", "uint16", "int32", "uint32", "int64")}
 
 
+class Place(Protocol):
+    """Memory, and the core's calls on arrays there."""
+
+    name: str
+    core: Any
+    curve: Any
+
+    def empty(self, *shape: int) -> Any:
+        """An array of elements with any contents."""
+        ...
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """As numpy's."""
+        ...
+
+    def full(self, shape: tuple[int, ...], value: int, dtype: Any) -> Any:
+        """As numpy's."""
+        ...
+
+    def put(self, array: Any) -> Any:
+        """The array here; itself if it is here."""
+        ...
+
+    def get(self, array: Any) -> Any:
+        """The array on the host; itself if it is there."""
+        ...
+
+    def contiguous(self, array: Any, dtype: Any = None) -> Any:
+        """As numpy's ascontiguousarray."""
+        ...
+
+
 def empty(*shape: int) -> Array:
-    """An array of elements with any contents; large ones take memory that earlier ones have left."""
+    """An array of elements on the host with any contents; large ones take memory that earlier ones have left."""
     if prod(shape) < _LARGE:
         return np.empty(shape, np.uint64)
     return core.empty(prod(shape[:-1])).reshape(shape)
+
+
+class _Host:
+    """This machine's memory and CPU."""
+
+    name = "cpu"
+    core: Any = core
+    curve: Any = curve_core
+
+    def empty(self, *shape: int) -> Any:
+        return empty(*shape)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return np.zeros(shape, dtype)
+
+    def full(self, shape: tuple[int, ...], value: int, dtype: Any) -> Any:
+        return np.full(shape, value, dtype)
+
+    def put(self, array: Any) -> Any:
+        return array
+
+    def get(self, array: Any) -> Any:
+        return array
+
+    def contiguous(self, array: Any, dtype: Any = None) -> Any:
+        return np.ascontiguousarray(array, dtype)
+
+
+HOST: Place = _Host()
+_places: dict[type, Place] = {}
+
+Registered = TypeVar("Registered", bound=Place)
+
+
+def register(place: Registered) -> Registered:
+    """Make a place known by the type of its arrays, `place.kind`."""
+    _places[place.kind] = place  # type: ignore[attr-defined]
+    return place
+
+
+def place_of(*arrays: Any) -> Place:
+    """Where the arrays are: the host unless one of them is elsewhere."""
+    for array in arrays:
+        found = _places.get(type(array))
+        if found is not None:
+            return found
+    return HOST
+
+
+def home(array: Any) -> Any:
+    """An array of elements, on the host if it has become short; as it is otherwise."""
+    return array if array.size > _SHORT else place_of(array).get(array)
+
+
+def contiguous(array: Any, dtype: Any = None) -> Any:
+    """numpy's ascontiguousarray, wherever the array is."""
+    return place_of(array).contiguous(array, dtype)
 
 
 def check(name: str, a: Array, shape: Shape | None = None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from zkaudit.zk.backend import Array, Small, check, check_small, curve_core
+from zkaudit.zk.backend import Array, Small, check, check_small, curve_core, place_of
 from zkaudit.zk.field import from_ints
 
 Points = npt.NDArray[np.uint64]
@@ -162,7 +162,7 @@ def msm_rows(matrices: Sequence[Small], points: Points) -> Points:
         if matrix.shape[1] > len(points):
             raise ValueError(f"points: need {matrix.shape[1]} points for the matrix's columns, got {len(points)}")
     out = _empty(sum(len(matrix) for matrix in matrices))
-    curve_core.msm_rows(matrices, points, out)
+    place_of(*matrices).curve.msm_rows(matrices, points, out)
     return out
 
 

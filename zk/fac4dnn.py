@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zkaudit.zk import field, mle, sumcheck
+from zkaudit.zk.backend import contiguous, place_of
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
 from zkaudit.zk.claims import Claim
 from zkaudit.zk.field import Array
@@ -106,7 +107,8 @@ def _product_stack(direction: _Direction) -> Stack:
 def _product_tables(witness: Witness, direction: _Direction, laid: Stack) -> tuple[Array, Array]:
     """The left factors, times their layer's scale, and the right factors, each a stack over (layer, inner unit, step)."""
     s = direction.statement
-    left, right = field.zeros(1 << laid.variables), field.zeros(1 << laid.variables)
+    at, shape = place_of(witness.activation(0)), (1 << laid.variables, 4)
+    left, right = at.zeros(shape, np.uint64), at.zeros(shape, np.uint64)
     for i, (j, units, scale) in enumerate(zip(direction.layers, direction.units, direction.scales, strict=True)):
         activation, gradient, start = witness.activation(j), witness.gradient(j), witness.start[j]
         inner, outer, folded_start = (
@@ -115,17 +117,18 @@ def _product_tables(witness: Witness, direction: _Direction, laid: Stack) -> tup
         factor = field.segment_dot(field.mul(direction.samples, scale), inner, s.steps, s.batch)
         folded_outer = field.combine(units, outer)[: s.steps * s.batch]
         updates = field.segment_dot(folded_outer, inner, s.steps, s.batch)
-        weights = _running(field.combine(units, np.ascontiguousarray(folded_start)), updates, s.rates)
+        weights = _running(field.combine(units, contiguous(folded_start)), updates, s.rates)
         for table, values in ((left, factor), (right, weights)):
             block = table[laid.offsets[i] : laid.offsets[i] + laid.sizes[i]].reshape(-1, padded(s.steps), 4)
-            block[: len(values), : s.steps] = values
+            block[: len(values), : s.steps] = at.put(values)
     return left, right
 
 
 def _running(start: Array, updates: Array, rates: Sequence[int]) -> Array:
     """start (d, 4) minus, at each step, the rate-weighted sum of the earlier updates (d, steps, 4)."""
-    scaled = field.mul(updates, np.ascontiguousarray(np.broadcast_to(field.from_ints(rates), updates.shape)))
-    spread = np.ascontiguousarray(np.broadcast_to(start[:, None], updates.shape))
+    at = place_of(updates)
+    scaled = field.mul(updates, contiguous(np.broadcast_to(at.put(field.from_ints(rates)), updates.shape)))
+    spread = contiguous(np.broadcast_to(at.put(start)[:, None], updates.shape))
     return field.sub(spread, field.exclusive_cumsum(scaled))
 
 

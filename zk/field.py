@@ -8,12 +8,13 @@ A wrong shape, dtype or layout is a ``ValueError`` that names the argument.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from zkaudit.zk.backend import Array, Small, check, check_small, core, empty
+from zkaudit.zk.backend import Array, Place, Small, check, check_small, core, empty, home, place_of
 
 MODULUS = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
 """The order r of the groups of BLS12-381."""
@@ -70,6 +71,7 @@ def from_ints(values: Sequence[int]) -> Array:
 def to_ints(a: Array) -> list[int]:
     """The elements of a vector as integers in ``[0, MODULUS)``, in C order."""
     check("a", a)
+    a = place_of(a).get(a)
     plain = empty(*a.shape)
     core.from_montgomery(a, plain)
     data = plain.astype("<u8", copy=False).tobytes()
@@ -93,59 +95,55 @@ def from_wide_bytes(data: bytes) -> Array:
 
 def add(a: Array, b: Array | int) -> Array:
     """a + b, element by element; b is an array of a's shape or one integer."""
-    other, out = _operands(a, b)
-    core.add(a, other, out)
-    return out
+    return _element_wise("add", a, b)
 
 
 def sub(a: Array, b: Array | int) -> Array:
     """a - b, element by element; b is an array of a's shape or one integer."""
-    other, out = _operands(a, b)
-    core.sub(a, other, out)
-    return out
+    return _element_wise("sub", a, b)
 
 
 def mul(a: Array, b: Array | int) -> Array:
     """a b, element by element; b is an array of a's shape or one integer."""
-    other, out = _operands(a, b)
-    core.mul(a, other, out)
-    return out
+    return _element_wise("mul", a, b)
 
 
 def neg(a: Array) -> Array:
     """-a, element by element."""
     check("a", a)
-    out = empty(*a.shape)
-    core.neg(a, out)
-    return out
+    at = place_of(a)
+    out = at.empty(*a.shape)
+    at.core.neg(a, out)
+    return home(out)  # type: ignore[no-any-return]
 
 
 def inverse(a: Array) -> Array:
     """1 / a, element by element, and 0 for 0; three multiplications an element."""
     check("a", a)
-    out = empty(*a.shape)
-    core.inverse(a, out)
-    return out
+    at = place_of(a)
+    out = at.empty(*a.shape)
+    at.core.inverse(a, out)
+    return home(out)  # type: ignore[no-any-return]
 
 
 def dot(a: Array, b: Array) -> int:
     """sum a[i] b[i]"""
     check("a", a)
     check("b", b, a.shape)
-    return _scalar(core.dot, a, b)
+    return _scalar("dot", a, b)
 
 
 def total(a: Array) -> int:
     """sum a[i]"""
     check("a", a)
-    return _scalar(core.total, a)
+    return _scalar("total", a)
 
 
 def dot_small(a: Array, small: Small) -> int:
     """sum a[i] small[i]"""
     check("a", a)
     check_small("small", small, a.shape[:-1])
-    return _scalar(core.dot_small, a, small)
+    return _scalar("dot_small", a, small)
 
 
 def powers(x: int, n: int) -> Array:
@@ -170,18 +168,20 @@ def scatter_add(values: Array, index: npt.NDArray[np.int64], size: int) -> Array
 def exclusive_cumsum(a: Array) -> Array:
     """out[k, i] = sum of a[k, j] over j < i, for a of shape ``(k, n, 4)``."""
     check("a", a, (None, None, 4))
-    out = empty(*a.shape)
-    core.exclusive_cumsum(a, out, a.shape[1])
-    return out
+    at = place_of(a)
+    out = at.empty(*a.shape)
+    at.core.exclusive_cumsum(a, out, a.shape[1])
+    return home(out)  # type: ignore[no-any-return]
 
 
 def combine(weights: Array, matrix: Small) -> Array:
     """sum over h of weights[h] matrix[h, :]: ``(H, 4)`` and ``(H, R)`` give ``(R, 4)``."""
     check("weights", weights, (None, 4))
     check_small("matrix", matrix, (len(weights), None))
-    out = empty(matrix.shape[1], 4)
-    core.combine(weights, matrix, out)
-    return out
+    at = place_of(matrix, weights)
+    out = at.empty(matrix.shape[1], 4)
+    at.core.combine(weights, matrix, out)
+    return home(out)  # type: ignore[no-any-return]
 
 
 def segment_dot(weights: Array, matrix: Small, T: int, n: int) -> Array:
@@ -190,32 +190,38 @@ def segment_dot(weights: Array, matrix: Small, T: int, n: int) -> Array:
     check_small("matrix", matrix, (None, None))
     if matrix.shape[1] < T * n:
         raise ValueError(f"matrix: rows of {matrix.shape[1]} are shorter than {T} segments of {n}")
-    out = empty(len(matrix), T, 4)
-    core.segment_dot(weights, matrix, out, T, n)
-    return out
+    at = place_of(matrix, weights)
+    out = at.empty(len(matrix), T, 4)
+    at.core.segment_dot(weights, matrix, out, T, n)
+    return home(out)  # type: ignore[no-any-return]
 
 
-def outer_sum(highs: Array, lows: Array) -> Array:
-    """out[h R + r] = sum over k of highs[k, h] lows[k, r]: ``(k, H, 4)`` and ``(k, R, 4)`` give ``(H R, 4)``."""
+def outer_sum(highs: Array, lows: Array, place: Place | None = None) -> Array:
+    """out[h R + r] = sum over k of highs[k, h] lows[k, r]: ``(k, H, 4)`` and ``(k, R, 4)`` give ``(H R, 4)``.
+
+    Made at `place`, by default where the vectors are.
+    """
     check("highs", highs, (None, None, 4))
     check("lows", lows, (len(highs), None, 4))
     size = highs.shape[1] * lows.shape[1]
     if len(highs) == 0 or size == 0:
         return zeros(size)
-    out = empty(size, 4)
-    core.outer_sum(highs, lows, out, len(highs))
-    return out
+    at = place_of(highs, lows) if place is None else place
+    out = at.empty(size, 4)
+    at.core.outer_sum(highs, lows, out, len(highs))
+    return home(out)  # type: ignore[no-any-return]
 
 
 def affine(constant: int, terms: list[tuple[int, Small]], n: int, out: Array | None = None) -> Array:
     """constant + sum of coefficient * small[x] over the terms ``(coefficient, small[n])``: ``(n, 4)``, into `out` if given."""
     for k, (_, small) in enumerate(terms):
         check_small(f"terms[{k}]", small, (n,))
+    at = place_of(*(small for _, small in terms))
     if out is None:
-        out = empty(n, 4)
+        out = at.empty(n, 4)
     check("out", out, (n, 4))
-    core.affine(from_ints([coefficient for coefficient, _ in terms] + [constant]), [small for _, small in terms], out)
-    return out
+    at.core.affine(from_ints([coefficient for coefficient, _ in terms] + [constant]), [small for _, small in terms], out)
+    return home(out)  # type: ignore[no-any-return]
 
 
 def evaluate_small(matrix: Small, high: Array, low: Array) -> int:
@@ -223,7 +229,7 @@ def evaluate_small(matrix: Small, high: Array, low: Array) -> int:
     check("high", high, (None, 4))
     check("low", low, (None, 4))
     check_small("matrix", matrix, (len(high), len(low)))
-    return _scalar(core.evaluate_small, matrix, high, low)
+    return _scalar("evaluate_small", matrix, high, low)
 
 
 def set_threads(n: int) -> None:
@@ -238,17 +244,22 @@ def threads() -> int:
     return core.threads()
 
 
-def _operands(a: Array, b: Array | int) -> tuple[Array, Array]:
-    """The checked second operand as an array (one element for an integer), and a place for the result."""
+def _element_wise(operation: str, a: Array, b: Array | int) -> Array:
+    """a op b; an integer is one element for all of a's."""
     check("a", a)
-    if isinstance(b, np.ndarray):
+    if isinstance(b, int):
+        other = from_ints([b])
+    else:
         check("b", b, a.shape)
-        return b, empty(*a.shape)
-    return from_ints([b]), empty(*a.shape)
+        other = b
+    at = place_of(a, other)
+    out = at.empty(*a.shape)
+    getattr(at.core, operation)(a, other, out)
+    return home(out)  # type: ignore[no-any-return]
 
 
-def _scalar(kernel: Callable[..., None], *arguments: object) -> int:
-    """The one element that `kernel` writes."""
+def _scalar(call: str, *arguments: Any) -> int:
+    """The one element that a call of the core writes."""
     out = empty(1, 4)
-    kernel(*arguments, out)
+    getattr(place_of(*arguments).core, call)(*arguments, out)
     return to_ints(out)[0]

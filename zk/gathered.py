@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from zkaudit.zk import field, mle, sumcheck
-from zkaudit.zk.backend import core, empty
+from zkaudit.zk.backend import contiguous, home, place_of
 from zkaudit.zk.claims import Form, Weight
 from zkaudit.zk.field import Array
 
@@ -37,7 +37,7 @@ class LowFolded:
     def __call__(self, name: str, point: Sequence[int]) -> Array:
         """Table `name`, whose low variables are bound to `point`."""
         if name not in self._known:
-            table = np.ascontiguousarray(self._tables[name])
+            table = contiguous(self._tables[name])
             eq = mle.eq_table(point[: table.shape[1].bit_length() - 1])
             self._known[name] = field.segment_dot(eq, table, 1, table.shape[1])[:, 0]
         return self._known[name]
@@ -85,7 +85,7 @@ class LinearSum:
             total = field.zeros(self._lows)
             for name, coefficient in part.coefficients.items():
                 scaled = field.mul(part.weight.high, coefficient)
-                total = field.add(total, field.combine(scaled, np.ascontiguousarray(tables[name])))
+                total = field.add(total, field.combine(scaled, contiguous(tables[name])))
             vectors += [part.weight.low, total]
         return _pairs(vectors)
 
@@ -153,7 +153,7 @@ class ProductSum:
         if len(self._bound) == ROUNDS:
             self._inner = self._written()
             return
-        zero, one, infinity = (np.ascontiguousarray(part) for part in self._sums)
+        zero, one, infinity = (contiguous(part) for part in self._sums)
         self._sums = field.add(field.mul(zero, 1 - r), field.add(field.mul(one, r), field.mul(infinity, r * (r - 1))))
 
     def _at_booleans(self, t: int) -> Array:
@@ -161,14 +161,14 @@ class ProductSum:
         values = self._sums[t]
         for axis in range(values.ndim - 3):
             values = values[(slice(None),) * axis + (slice(0, 2),)]
-        return np.ascontiguousarray(values)
+        return contiguous(values)  # type: ignore[no-any-return]
 
     def _low_halves(self) -> tuple[Array, Array]:
         """The low weights where the free variable is 0 and where it is 1, axes as in `_at_booleans`."""
         later = ROUNDS - len(self._bound) - 1
         split = self._lows.reshape(len(self._lows), -1, *[2] * (later + 1), 4)  # (weights, groups, last variable, .., free one)
         order = [*range(later + 1, 1, -1), 0, 1, later + 2]
-        low, high = (np.ascontiguousarray(split[..., x, :].transpose(order)) for x in (0, 1))
+        low, high = (contiguous(split[..., x, :].transpose(order)) for x in (0, 1))
         return low, high
 
     def _written(self) -> sumcheck.Products:
@@ -178,7 +178,8 @@ class ProductSum:
         for part in self._parts:
             last = first + len(part.weights)
             terms.append((0, len(tables), len(tables) + 1))
-            tables += [field.outer_sum(self._highs[first:last], np.ascontiguousarray(self._lows[first:last]))]
+            at = place_of(tables[0])
+            tables += [field.outer_sum(self._highs[first:last], contiguous(self._lows[first:last]), at)]
             tables += [_folded(part.right, self._tables, chi)]
             first = last
         return sumcheck.Products(tables, terms)
@@ -194,7 +195,8 @@ def product_sum(
     terms: list[tuple[int, ...]] = []
     for part in parts:
         terms.append((0, len(written), len(written) + 1))
-        written += [field.outer_sum(_scaled_highs(part), np.stack([weight.low for weight in part.weights]))]
+        at = place_of(written[0])
+        written += [field.outer_sum(_scaled_highs(part), np.stack([weight.low for weight in part.weights]), at)]
         written += [_written(part.right, shape, tables)]
     return sumcheck.Products(written, terms)
 
@@ -215,7 +217,7 @@ def _scaled_highs(part: WeightedProduct) -> Array:
 
 def _written(form: Form, shape: tuple[int, int], tables: Mapping[str, Any]) -> Array:
     size = shape[0] * shape[1]
-    return field.affine(form.constant, [(c, np.ascontiguousarray(tables[name]).reshape(-1)) for c, name in form.terms], size)
+    return field.affine(form.constant, [(c, contiguous(tables[name]).reshape(-1)) for c, name in form.terms], size)
 
 
 def _is_narrow(form: Form, tables: Mapping[str, Any], most_bytes: int) -> bool:
@@ -230,16 +232,18 @@ def _ternary(left: Form, part: WeightedProduct, tables: Mapping[str, Any]) -> Ar
     """The 27 sums over highs for each weight: (3, 3, 3, weights, groups, 4)."""
     (left_scale, left_name), (right_scale, right_name) = left.terms[0], part.right.terms[0]
     highs = _scaled_highs(part)
-    a, b = np.ascontiguousarray(tables[left_name]), np.ascontiguousarray(tables[right_name], np.uint16)
-    out = empty(27, len(highs), a.shape[1] // 8, 4)
-    core.ternary_sums(a, left_scale, left.constant, b, right_scale, part.right.constant, highs, len(highs), out)
+    a, b = contiguous(tables[left_name]), contiguous(tables[right_name], np.uint16)
+    at = place_of(a, b)
+    out: Array = at.empty(27, len(highs), a.shape[1] // 8, 4)
+    at.core.ternary_sums(a, left_scale, left.constant, b, right_scale, part.right.constant, highs, len(highs), out)
     return out.reshape(3, 3, 3, len(highs), -1, 4)
 
 
 def _folded(form: Form, tables: Mapping[str, Any], chi: Array) -> Array:
     """The form with its first three variables bound."""
     scale, name = form.terms[0]
-    table = np.ascontiguousarray(tables[name])
-    out = empty(table.size // 8, 4)
-    core.fold_small(table, field.from_ints([scale]), field.from_ints([form.constant]), chi, out)
-    return out
+    table = contiguous(tables[name])
+    at = place_of(table)
+    out = at.empty(table.size // 8, 4)
+    at.core.fold_small(table, field.from_ints([scale]), field.from_ints([form.constant]), chi, out)
+    return home(out)  # type: ignore[no-any-return]

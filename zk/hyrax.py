@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from zkaudit.zk import curve, field, mle, pedersen
+from zkaudit.zk.backend import contiguous, place_of
 from zkaudit.zk.block import Block
 from zkaudit.zk.curve import Points
 from zkaudit.zk.field import MODULUS, Array
@@ -65,10 +66,10 @@ def combine_rows(blocks: Sequence[Block], tables: Mapping[str, Any], weights: Ar
     for block in blocks:
         matrix = _matrix(block, tables, columns)
         part = field.combine(weights[first : first + len(matrix)], matrix)
-        total[: len(part)] = field.add(total[: len(part)], part)
+        total[: len(part)] = field.add(total[: len(part)], place_of(part).get(part))
         first += len(matrix)
     return total
 
 
 def _matrix(block: Block, tables: Mapping[str, Any], columns: int) -> Any:
-    return np.ascontiguousarray(tables[block.name]).reshape(block.rows(columns), -1)
+    return contiguous(tables[block.name]).reshape(block.rows(columns), -1)

@@ -5,7 +5,7 @@ Each function is one parallel pass; the protocols that call them are in other fi
 
 from collections.abc import Sequence
 
-from zkaudit.zk.backend import check, core, empty
+from zkaudit.zk.backend import check, core, empty, home, place_of
 from zkaudit.zk.field import Array, from_ints, to_ints, zeros
 from zkaudit.zk.mle import fold
 
@@ -32,7 +32,7 @@ def products_round(tables: Sequence[Array], terms: Sequence[tuple[int, ...]], de
         if not 1 <= len(term) <= degree or not all(0 <= k < len(tables) for k in term):
             raise ValueError(f"terms: {term} does not name 1 to {degree} of the {len(tables)} tables")
     out = empty(degree, 4)
-    core.products_round(tables, terms, degree, out)
+    place_of(*tables).core.products_round(tables, terms, degree, out)
     return to_ints(out)
 
 
@@ -44,10 +44,11 @@ def fold_all(tables: Sequence[Array], r: int) -> list[Array]:
 def fraction_layer(p: Array, q: Array) -> tuple[Array, Array]:
     """Sums of neighbouring fractions p / q: (p0 q1 + p1 q0) / (q0 q1). An odd last one is added to 0 / 1."""
     _check_fractions(p, q)
-    shape = ((len(p) + 1) // 2, 4)
-    p_out, q_out = empty(*shape), empty(*shape)
-    core.fraction_layer(p, q, p_out, q_out)
-    return p_out, q_out
+    p, q = _whole(p, q, 2)
+    at, shape = place_of(p), ((len(p) + 1) // 2, 4)
+    p_out, q_out = at.empty(*shape), at.empty(*shape)
+    at.core.fraction_layer(p, q, p_out, q_out)
+    return home(p_out), home(q_out)
 
 
 def fraction_round(p: Array, q: Array, lam: int, eq_low: Array, eq_high: Array) -> tuple[int, int]:
@@ -62,8 +63,9 @@ def fraction_round(p: Array, q: Array, lam: int, eq_low: Array, eq_high: Array) 
     if len(p) % 2:
         raise ValueError(f"p: need two children a gate, got {len(p)}")
     _check_equality(len(p) // 2, eq_low, eq_high)
+    p, q = _whole(p, q, 4)
     out = empty(2, 4)
-    core.fraction_round(p, q, from_ints([lam]), eq_low, eq_high, out)
+    place_of(p).core.fraction_round(p, q, from_ints([lam]), eq_low, eq_high, out)
     constant, leading = to_ints(out)
     return constant, leading
 
@@ -76,12 +78,13 @@ def fraction_fold(p: Array, q: Array, r: int) -> tuple[Array, Array]:
     _check_fractions(p, q)
     if len(p) % 2:
         raise ValueError(f"p: need two children a gate, got {len(p)}")
-    shape = ((len(p) + 2) // 4 * 2, 4)
-    p_out, q_out = empty(*shape), empty(*shape)
+    p, q = _whole(p, q, 4)
+    at, shape = place_of(p), ((len(p) + 2) // 4 * 2, 4)
+    p_out, q_out = at.empty(*shape), at.empty(*shape)
     point = from_ints([r])
-    core.fraction_fold(p, point, zeros(1), p_out)
-    core.fraction_fold(q, point, from_ints([1]), q_out)
-    return p_out, q_out
+    at.core.fraction_fold(p, point, zeros(1), p_out)
+    at.core.fraction_fold(q, point, from_ints([1]), q_out)
+    return home(p_out), home(q_out)
 
 
 def fraction_fold_round(
@@ -92,10 +95,18 @@ def fraction_fold_round(
     if len(p) % 8:
         raise ValueError(f"p: need a multiple of 8 children, got {len(p)}")
     _check_equality(len(p) // 4, eq_low, eq_high)
-    p_out, q_out, out = empty(len(p) // 2, 4), empty(len(p) // 2, 4), empty(2, 4)
-    core.fraction_fold_round(p, q, from_ints([r]), from_ints([lam]), eq_low, eq_high, p_out, q_out, out)
+    at, out = place_of(p), empty(2, 4)
+    p_out, q_out = at.empty(len(p) // 2, 4), at.empty(len(p) // 2, 4)
+    at.core.fraction_fold_round(p, q, from_ints([r]), from_ints([lam]), eq_low, eq_high, p_out, q_out, out)
     constant, leading = to_ints(out)
-    return p_out, q_out, (constant, leading)
+    return home(p_out), home(q_out), (constant, leading)
+
+
+def _whole(p: Array, q: Array, multiple: int) -> tuple[Array, Array]:
+    """The fractions; on the host if a GPU would have to look after a ragged end. Only small layers have one."""
+    if len(p) % multiple == 0:
+        return p, q
+    return place_of(p).get(p), place_of(q).get(q)
 
 
 def _check_equality(gates: int, eq_low: Array, eq_high: Array) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zkaudit.zk import field, kernels, mle
-from zkaudit.zk.backend import Array, core, empty
+from zkaudit.zk.backend import Array, Place, contiguous, empty, home, place_of
 
 WRITTEN = 3  # level of the lowest fractions that are ever written
 KEPT = 4  # level of the lowest fractions that are kept from the start
@@ -80,7 +80,7 @@ class Leaves:
                 continue
             runs += _stored(between, end, part.offset)
             between = []
-            values = np.ascontiguousarray(part.columns[0][1], np.uint16).reshape(-1)
+            values = contiguous(part.columns[0][1], np.uint16).reshape(-1)
             end = part.offset + part.size
             runs.append(_Run(end, part.gamma, values, field.zeros(0), field.zeros(0)))
         runs += _stored(between, end, -(-(parts[-1].offset + parts[-1].size) // WHOLE) * WHOLE)
@@ -97,18 +97,19 @@ class Leaves:
 
     def written(self, level: int) -> tuple[Array, Array]:
         """p and q of level WRITTEN or KEPT, from level 0."""
-        runs, p, q = self, empty(self.length >> level, 4), empty(self.length >> level, 4)
+        runs, at = self, _place(self.runs)
+        p, q = at.empty(self.length >> level, 4), at.empty(self.length >> level, 4)
         for _ in range(level):
             runs = runs.above()
-        core.leaf_layer(*_arguments(runs.runs), level, p, q)
-        return p, q
+        at.core.leaf_layer(*_arguments(runs.runs, at), level, p, q)
+        return home(p), home(q)
 
     def round(self, batch: int, rest: Sequence[int]) -> tuple[int, int]:
         """h(0) and h's leading coefficient, as kernels.fraction_round."""
         low, high = mle.eq_halves(rest)
-        out = empty(2, 4)
+        out, at = empty(2, 4), _place(self.runs)
         chi = mle.eq_table(self.bound)
-        core.leaf_round(*_arguments(self.runs), self.level, chi, field.from_ints([batch]), low, high, out)
+        at.core.leaf_round(*_arguments(self.runs, at), self.level, chi, field.from_ints([batch]), low, high, out)
         constant, leading = field.to_ints(out)
         return constant, leading
 
@@ -118,9 +119,10 @@ class Leaves:
         folded = self._with(self.level, (*self.bound, r), stored)
         if self.level + len(folded.bound) < WRITTEN:
             return folded
-        p, q = empty(self.length >> WRITTEN, 4), empty(self.length >> WRITTEN, 4)
-        core.leaf_write(*_arguments(folded.runs), self.level, mle.eq_table(folded.bound), p, q)
-        return p, q
+        at = _place(self.runs)
+        p, q = at.empty(self.length >> WRITTEN, 4), at.empty(self.length >> WRITTEN, 4)
+        at.core.leaf_write(*_arguments(folded.runs, at), self.level, mle.eq_table(folded.bound), p, q)
+        return home(p), home(q)
 
     def _with(self, level: int, bound: tuple[int, ...], stored: Sequence[tuple[Array, Array]]) -> Leaves:
         """The same runs with other fractions where they are in memory."""
@@ -135,25 +137,34 @@ def _stored(parts: Sequence[Part], begin: int, end: int) -> list[_Run]:
     """A run of fractions in memory, or none: those of `parts`, and 0 / 1 where they leave room."""
     if begin == end:
         return []
-    p, q = field.zeros(end - begin), field.full(end - begin, 1)
+    at = place_of(*(column for part in parts for _, column in part.columns))
+    p, q = at.put(field.zeros(end - begin)), at.put(field.full(end - begin, 1))
     for part in parts:
         inside = slice(part.offset - begin, part.offset - begin + part.size)
-        terms = [(-scale, np.ascontiguousarray(column).reshape(-1)) for scale, column in part.columns]
-        q[inside] = field.affine(part.gamma, terms, part.size)
-        p[inside] = field.full(part.size, 1) if part.counts is None else field.neg(field.from_small(part.counts))
+        terms = [(-scale, contiguous(column).reshape(-1)) for scale, column in part.columns]
+        numerators = field.full(part.size, 1) if part.counts is None else field.neg(field.from_small(part.counts))
+        p[inside], q[inside] = at.put(numerators), at.put(field.affine(part.gamma, terms, part.size))
     return [_Run(end, 0, np.empty(0, np.uint16), p, q)]
 
 
 def count_words(values: Any, counts: NDArray[np.int64]) -> None:
     """counts[x] += how often x stands in `values`; values outside the table are not counted."""
-    values = values.reshape(-1)
-    if values.dtype == np.uint16 and len(counts) == 1 << 16:
-        core.histogram(values, counts)
+    values, at = values.reshape(-1), place_of(values)
+    if values.dtype == np.uint16:
+        found = np.zeros(1 << 16, np.int64)
+        at.core.histogram(values, found)
+        counts += found[: len(counts)]
         return
+    values = at.get(values)
     inside = values[(values >= 0) & (values < len(counts))]
     counts += np.bincount(inside, minlength=len(counts))
 
 
-def _arguments(runs: Sequence[_Run]) -> tuple[list[int], list[NDArray[np.uint16]], Array, list[Array], list[Array]]:
+def _place(runs: Sequence[_Run]) -> Place:
+    return place_of(*(array for run in runs for array in (run.values, run.p)))
+
+
+def _arguments(runs: Sequence[_Run], at: Place) -> tuple[list[int], list[NDArray[np.uint16]], Array, list[Array], list[Array]]:
     gammas = field.from_ints([run.gamma for run in runs])
-    return [run.end for run in runs], [run.values for run in runs], gammas, [run.p for run in runs], [run.q for run in runs]
+    p, q = [at.put(run.p) for run in runs], [at.put(run.q) for run in runs]
+    return [run.end for run in runs], [run.values for run in runs], gammas, p, q

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from zkaudit.zk import field, kernels, mle
-from zkaudit.zk.backend import empty
+from zkaudit.zk.backend import place_of
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
 from zkaudit.zk.claims import Claim
 from zkaudit.zk.field import MODULUS, Array
@@ -134,7 +134,7 @@ class _Stored:
 
     def last(self) -> tuple[int, int, int, int]:
         """The children p0, p1, q0, q1 of the only gate."""
-        p0, p1, q0, q1 = field.to_ints(np.concatenate([self.p, self.q]))
+        p0, p1, q0, q1 = (x for fractions in (self.p, self.q) for x in field.to_ints(fractions))
         return p0, p1, q0, q1
 
 
@@ -155,8 +155,9 @@ def _fold_round(level: _Stored | Leaves, r: int, batch: int, rest: Sequence[int]
 
 
 def _appended(values: Array, last: int) -> Array:
-    out = empty(len(values) + 1, 4)
-    out[:-1], out[-1:] = values, field.full(1, last)
+    at = place_of(values)
+    out: Array = at.empty(len(values) + 1, 4)
+    out[:-1], out[-1:] = values, at.put(field.full(1, last))
     return out
 
 

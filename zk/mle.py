@@ -5,8 +5,8 @@ Bit k of an index is variable k, so a point's first coordinate belongs to the lo
 
 from collections.abc import Sequence
 
-from zkaudit.zk.backend import check, core, empty
-from zkaudit.zk.field import Array, from_ints, to_ints
+from zkaudit.zk.backend import check, core, empty, home, place_of
+from zkaudit.zk.field import Array, from_ints, to_ints, total
 
 
 def eq_table(point: Sequence[int]) -> Array:
@@ -22,6 +22,13 @@ def eq_halves(point: Sequence[int]) -> tuple[Array, Array]:
     return eq_table(point[:low]), eq_table(point[low:])
 
 
+def eq_below(low: Array, high: Array, end: int) -> int:
+    """The sum of the first `end` entries of low x high, as eq_halves makes them."""
+    whole, rest = divmod(end, len(low))
+    value = total(low) * total(high[:whole])
+    return value + (total(low[:rest]) * to_ints(high[whole : whole + 1])[0] if rest else 0)
+
+
 def random_weights(point: Sequence[int], length: int) -> Array:
     """The first `length` entries of the eq table of the point's first coordinates: weights that batch `length` relations."""
     reached = (length - 1).bit_length()
@@ -34,7 +41,7 @@ def evaluate(table: Array, point: Sequence[int]) -> int:
     """The multilinear extension of a ``(2^n, 4)`` table at a point of n coordinates; one multiplication an entry."""
     check("table", table, (1 << len(point), 4))
     out = empty(1, 4)
-    core.blocked_dot(table, *eq_halves(point), out)
+    place_of(table).core.blocked_dot(table, *eq_halves(point), out)
     return to_ints(out)[0]
 
 
@@ -43,6 +50,7 @@ def fold(table: Array, r: int) -> Array:
     check("table", table, (None, 4))
     if len(table) % 2:
         raise ValueError(f"table: need an even length, got {len(table)}")
-    out = empty(len(table) // 2, 4)
-    core.fold(table, from_ints([r]), out)
-    return out
+    at = place_of(table)
+    out = at.empty(len(table) // 2, 4)
+    at.core.fold(table, from_ints([r]), out)
+    return home(out)  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from zkaudit.zk import curve, field, hyrax, proof_file
+from zkaudit.zk.backend import HOST, Place
 from zkaudit.zk.block import Block
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import BadInput, InvalidProof
@@ -63,14 +64,16 @@ def load(path: Path) -> Opening:
     return Opening(columns, commitment, field.from_ints(blindings), digest_of_tables)
 
 
-def load_or_commit(path: Path, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int, blinder: Blinder) -> Opening:
-    """The opening stored at `path`, which must open `tables`; a fresh commitment, stored there, if there is none."""
+def load_or_commit(
+    path: Path, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int, blinder: Blinder, place: Place = HOST
+) -> Opening:
+    """The opening stored at `path`, which must open `tables`; if there is none, of a fresh commitment, made at `place`."""
     if path.exists():
         opening = load(path)
         if opening.columns != columns or opening.digest != digest(blocks, tables):
             raise BadInput(f"{path} does not open what the run holds now: its data or weights were changed since")
         return opening
-    points, blindings = hyrax.commit(blocks, tables, columns, blinder)
+    points, blindings = hyrax.commit(blocks, {b.name: place.put(tables[b.name]) for b in blocks}, columns, blinder)
     opening = Opening(columns, curve.compress(points), blindings, digest(blocks, tables))
     opening.save(path)
     return opening

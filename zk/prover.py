@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from zkaudit.zk import proof_file, segments
+from zkaudit.zk import gpu, proof_file, segments
 from zkaudit.zk.argument import Phases, Progress
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.engine import Engine, Job, ThisProcess
@@ -17,12 +17,12 @@ from zkaudit.zk.statement import Statement
 from zkaudit.zk.trace import read_trace
 
 
-def commit_start(run: Path, blinder: Blinder | None = None) -> bytes:
+def commit_start(run: Path, blinder: Blinder | None = None, device: str = "cpu") -> bytes:
     """Commit to RUN/trace's data and start weights, keep the openings in RUN/openings; returns the 32-byte batch seed.
 
     Called before training: the batches follow from the returned seed, which nobody can choose once the commitments stand.
     """
-    statement = segments.first_statement(run, read_trace(run / "trace"), blinder or Blinder())
+    statement = segments.first_statement(run, read_trace(run / "trace"), blinder or Blinder(), gpu.place(device))
     return bytes.fromhex(statement.batch_seed)
 
 
@@ -34,25 +34,26 @@ def prove_run(
     blinder: Blinder | None = None,
     seconds: dict[str, float] | None = None,
     engine: Engine | None = None,
+    device: str = "cpu",
 ) -> list[Path]:
     """Prove all steps of RUN; returns the proof files in order. One segment is written to `out`, several into a folder `out`.
 
     Segments have `segment_steps` steps, by default as many as fit in memory; `engine` says where they are proved, by default
-    here. `progress` hears of each phase; the time that phases take is added up in `seconds`. BadInput for a run that is not
-    complete, or whose trace does not satisfy what is to be proved.
+    here, on `device` ("cpu" or "cuda"; the proof is the same). `progress` hears of each phase; the time that phases take is
+    added up in `seconds`. BadInput for a run that is not complete, or whose trace does not satisfy what is to be proved.
     """
     trace = read_trace(run / "trace")
     if not trace.complete:
         raise BadInput(f"the training run {run} has not ended: run `zkaudit train` again to finish it")
     blinder, seconds = blinder or Blinder(), {} if seconds is None else seconds
     with Phases(progress, seconds=seconds).phase("witness", 0.0):
-        statements = segments.plan(run, trace, segment_steps, blinder)
+        statements = segments.plan(run, trace, segment_steps, blinder, gpu.place(device))
     paths = [out] if len(statements) == 1 else [out / f"segment-{s.segment:05d}.zkp" for s in statements]
     _make_folder(paths[0].parent, out)
     planned = zip(statements, paths, strict=True)
     missing = [statement for statement, path in planned if not _is_proved(statement, path)]
     # A label for each statement: what is blinded alike, if a seed is given, is then one proof and never two.
-    jobs = [Job(run.absolute(), statement, blinder.child(statement.digest())) for statement in missing]
+    jobs = [Job(run.absolute(), statement, blinder.child(statement.digest()), device) for statement in missing]
     if jobs:
         bar = _Bar(progress, len(paths), len(paths) - len(jobs))
         with closing((engine or ThisProcess()).prove(jobs, bar.report)) as proofs:

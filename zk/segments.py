@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zkaudit.zk.backend import HOST, Place
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.gathered import is_wide
@@ -28,10 +29,10 @@ WIDE_ENTRY_BYTES = 24  # memory that proving takes, at most, for each entry of t
 ENTRY_BYTES = 48  # for each entry of other tables
 
 
-def first_statement(run: Path, trace: Trace, blinder: Blinder) -> Statement:
+def first_statement(run: Path, trace: Trace, blinder: Blinder, place: Place = HOST) -> Statement:
     """The first segment's statement with all steps and no end yet; commits to data and start weights unless that is done.
 
-    The openings are kept in RUN/openings.
+    The openings are kept in RUN/openings. Commitments are made at `place`.
     """
     statement = _of_trace(trace)
     layout = Layout(replace(statement, rates=statement.rates[: _fitting_steps(statement)]))
@@ -42,26 +43,26 @@ def first_statement(run: Path, trace: Trace, blinder: Blinder) -> Statement:
     check(replace(statement, rates=statement.rates[: _fitting_steps(statement)]))
     (run / "openings").mkdir(mode=0o700, exist_ok=True)
     tables = {**data_tables(trace, layout), **weight_tables(layout, "start", trace.state_before(0)[1])}
-    data = load_or_commit(data_path(run), layout.data, tables, statement.columns, blinder.child("data"))
-    start = load_or_commit(weights_path(run, 0), layout.start, tables, statement.columns, blinder.child("weights 0"))
+    data = load_or_commit(data_path(run), layout.data, tables, statement.columns, blinder.child("data"), place)
+    start = load_or_commit(weights_path(run, 0), layout.start, tables, statement.columns, blinder.child("weights 0"), place)
     statement = replace(statement, data=data.commitment, start=start.commitment)
     return replace(statement, batch_seed=derive_batch_seed(statement))
 
 
-def plan(run: Path, trace: Trace, segment_steps: int | None, blinder: Blinder) -> list[Statement]:
+def plan(run: Path, trace: Trace, segment_steps: int | None, blinder: Blinder, place: Place = HOST) -> list[Statement]:
     """The statements of all segments, `segment_steps` steps each, by default as many as fit in memory.
 
     Commits to the weights at every boundary, unless RUN/openings has them already. BadInput for what cannot be stated.
     """
     if segment_steps is not None and segment_steps < 1:
         raise BadInput("a segment needs at least one step")
-    statement = first_statement(run, trace, blinder)
+    statement = first_statement(run, trace, blinder, place)
     rates = statement.rates
     length = min(segment_steps or _fitting_steps(statement), trace.steps)
     statements = []
     for first in range(0, trace.steps, length):
         statement = replace(statement, rates=rates[first : first + length])
-        end, trace = _end_opening(run, trace, statement, blinder)
+        end, trace = _end_opening(run, trace, statement, blinder, place)
         statement = replace(statement, end=end.commitment)
         check(statement)
         statements.append(statement)
@@ -119,7 +120,7 @@ class _Walk(Trace):
         return (self.boundary, list(self.weights)) if stored < self.boundary <= step else (stored, weights)
 
 
-def _end_opening(run: Path, trace: Trace, statement: Statement, blinder: Blinder) -> tuple[Opening, Trace]:
+def _end_opening(run: Path, trace: Trace, statement: Statement, blinder: Blinder, place: Place) -> tuple[Opening, Trace]:
     """The opening of the weights after the statement's steps, and the trace to walk on with."""
     step, layout = statement.first_step + statement.steps, Layout(statement)
     path = weights_path(run, step)
@@ -127,7 +128,7 @@ def _end_opening(run: Path, trace: Trace, statement: Statement, blinder: Blinder
         return load(path), trace
     weights = weights_before(trace, statement, step)
     tables = weight_tables(layout, "end", weights)
-    opening = load_or_commit(path, layout.end, tables, statement.columns, blinder.child(f"weights {step}"))
+    opening = load_or_commit(path, layout.end, tables, statement.columns, blinder.child(f"weights {step}"), place)
     return opening, _Walk(trace.folder, trace.manifest, step, weights)
 
 

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 
 from zkaudit.zk import field
-from zkaudit.zk.backend import core
+from zkaudit.zk.backend import HOST, Place, contiguous, place_of
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.layout import LIMB, SIGN_OFFSET, Layout, exponential_table, limb_bits
 from zkaudit.zk.statement import ACTIVATION_RANGE, EXPONENTIAL_BITS, WEIGHT_MARGIN
 from zkaudit.zk.trace import Integers, Trace
 
 
-def segment_witness(trace: Trace, layout: Layout, batches: Integers) -> Witness:
-    """All tables of the layout's segment; BadInput names what lies outside its range or does not follow."""
+def segment_witness(trace: Trace, layout: Layout, batches: Integers, place: Place = HOST) -> Witness:
+    """All tables of the layout's segment, at `place`; BadInput names what lies outside its range or does not follow."""
     s = layout.statement
-    tables = _run_tables(trace, layout)
+    tables = _run_tables(trace, layout, place)
     start = _weights_before(trace, layout)
     witness = Witness(layout, tables, batches)
     stored_at, end = trace.state_before(s.first_step + s.steps)
@@ -33,7 +33,8 @@ def segment_witness(trace: Trace, layout: Layout, batches: Integers) -> Witness:
         end = _after(start, witness)
     elif not _follow(start, end, witness):
         raise BadInput(f"the trace's weights after step {stored_at - 1} do not follow from its updates")
-    tables |= {**weight_tables(layout, "start", start), **weight_tables(layout, "end", end)}
+    weights = {**weight_tables(layout, "start", start), **weight_tables(layout, "end", end)}
+    tables |= {name: place.put(table) for name, table in weights.items()}
     if s.segment == 0:
         tables |= start_limb_tables(layout, tables)
     return witness
@@ -62,12 +63,13 @@ class Witness:
         s = self.layout.statement
         count, width = s.steps * s.batch, s.widths[j]
         if j == 0:
-            inputs = np.take(self.tables["x"][:width], self.batches.reshape(-1), axis=1)
-            table = np.zeros((width + 1, self.layout.samples), np.result_type(inputs, np.int32))
+            inputs = np.take(self.tables["x"][:width], self._place.put(self.batches.reshape(-1)), axis=1)
+            table = self._place.zeros((width + 1, self.layout.samples), np.result_type(inputs.dtype, np.int32))
             np.subtract(inputs, table.dtype.type(SIGN_OFFSET), out=table[:width, :count])
         else:
             positive, value = 1 - self._signs(j - 1)[:width, :count], self.tables[f"p{j - 1}"][:width, :count]
-            table = np.zeros((width + 1, self.layout.samples), np.result_type(positive, value, np.uint16))
+            kind = np.result_type(positive.dtype, value.dtype, np.uint16)
+            table = self._place.zeros((width + 1, self.layout.samples), kind)
             np.multiply(positive, value, out=table[:width, :count])
         table[width, :count] = 1 << s.activation_bits
         return table
@@ -78,12 +80,12 @@ class Witness:
         count, width = s.steps * s.batch, s.widths[j + 1]
         if j < s.layers - 1:
             signs, value = self._signs(j)[:width, :count], self.tables[f"ga{j}"][:width, :count]
-            table = np.zeros((width, self.layout.samples), np.result_type(signs, value, np.int32))
+            table = self._place.zeros((width, self.layout.samples), np.result_type(signs.dtype, value.dtype, np.int32))
             np.subtract(value, table.dtype.type(SIGN_OFFSET), out=table[:, :count])
             table[:, :count] *= 1 - signs
             return table
-        target = self.tables["y"][:width, self.batches.reshape(-1)].astype(np.int64)
-        table = np.zeros((width, self.layout.samples), np.int64)
+        target = np.take(self.tables["y"][:width], self._place.put(self.batches.reshape(-1)), axis=1).astype(np.int64)
+        table = self._place.zeros((width, self.layout.samples), np.int64)
         if s.loss == "cross_entropy":
             table[:, :count] = self.tables["q"][:width, :count] - (target << s.gradient_bits)
         else:
@@ -94,14 +96,16 @@ class Witness:
     def _signs(self, j: int) -> Any:
         """Layer j's sign bits, in a type that also holds their complements."""
         signs = self.tables[f"b{j}"]
-        return signs if signs.dtype == np.uint8 and signs.max(initial=0) <= 1 else signs.astype(np.int64)
+        return signs if signs.dtype == np.uint8 and int(signs.max()) <= 1 else signs.astype(np.int64)
+
+    @property
+    def _place(self) -> Place:
+        return place_of(self.tables["x"])
 
     def _weights(self, name: str) -> list[Integers]:
         widths = self.layout.statement.widths
         return [
-            np.ascontiguousarray(
-                np.concatenate([self.tables[f"{name}{j}"][:units, :d].T, self.tables[f"{name}{j}.bias"][:, :units]])
-            )
+            contiguous(np.concatenate([self.tables[f"{name}{j}"][:units, :d].T, self.tables[f"{name}{j}.bias"][:, :units]]))
             for j, (d, units) in enumerate(itertools.pairwise(widths))
         ]
 
@@ -132,38 +136,41 @@ def start_limb_tables(layout: Layout, tables: Mapping[str, Any]) -> dict[str, An
         _require_range("start weights", weights, -(1 << width), 1 << width)
         words = np.add(weights, 1 << width, dtype=np.int64).astype("<i8", copy=False).view("<u2").reshape(*weights.shape, 4)
         for k, _ in enumerate(limb_bits(width + 1)):
-            limbs[f"{block.name}.{k}"] = np.ascontiguousarray(words[..., k])
+            limbs[f"{block.name}.{k}"] = contiguous(words[..., k])
     return limbs
 
 
-def _run_tables(trace: Trace, layout: Layout) -> dict[str, Any]:
+def _run_tables(trace: Trace, layout: Layout, place: Place) -> dict[str, Any]:
     """Data and layers of the layout's steps: all from which activations and gradients follow."""
     tables = data_tables(trace, layout)
     for j in range(layout.statement.layers):
-        tables |= _layer_tables(trace, layout, j)
-    return tables
+        tables |= _layer_tables(trace, layout, j, place)
+    return {name: place.put(table) for name, table in tables.items()}
 
 
-def _layer_tables(trace: Trace, layout: Layout, j: int) -> dict[str, Any]:
+def _layer_tables(trace: Trace, layout: Layout, j: int, place: Place) -> dict[str, Any]:
     s = layout.statement
     wide, remainder = "<u4" if s.weight_bits <= 32 else "<i8", limb_bits(s.weight_bits)
 
     def samples(name: str, kind: str) -> Integers:
         return trace.samples(name, kind, j, s.first_step, s.steps)
 
-    z = samples(f"z{j}", "<i4")
-    tables = _limb_tables(layout, f"r{j}.", samples(f"r{j}", wide), remainder)
+    def large(name: str, kind: str) -> Any:
+        return place.put(samples(name, kind).T).T
+
+    tables = _limb_tables(layout, f"r{j}.", large(f"r{j}", wide), remainder)
     if j < s.layers - 1:
+        z = large(f"z{j}", "<i4")
         _require_range(f"pre-activations of layer {j}", z, -(1 << ACTIVATION_RANGE), 1 << ACTIVATION_RANGE)
-        gradient = samples(f"ga{j}", "<i4")
+        gradient = large(f"ga{j}", "<i4")
         _require_range(f"gradients of layer {j}", gradient, -SIGN_OFFSET, SIGN_OFFSET)
         tables |= {
             f"p{j}": _words(layout, f"p{j}", z),  # z modulo 2^16
             f"b{j}": _words(layout, f"b{j}", z, shift=63, kind=np.uint8),
             f"ga{j}": _words(layout, f"ga{j}", gradient, offset=SIGN_OFFSET),
         }
-        return tables | _limb_tables(layout, f"rg{j}.", samples(f"rg{j}", wide), remainder)
-    z = z.astype(np.int64)
+        return tables | _limb_tables(layout, f"rg{j}.", large(f"rg{j}", wide), remainder)
+    z = samples(f"z{j}", "<i4").astype(np.int64)
     if s.loss == "square":
         _require_range(f"pre-activations of layer {j}", z, -SIGN_OFFSET, SIGN_OFFSET)
         return tables | {"z": placed(layout, "z", z + SIGN_OFFSET)}
@@ -174,19 +181,18 @@ def _layer_tables(trace: Trace, layout: Layout, j: int) -> dict[str, Any]:
 
 def _limb_tables(layout: Layout, prefix: str, values: Integers, bits: list[int]) -> dict[str, Any]:
     """Block `prefix`k holds limb k of `values`; what exceeds the last limb's bits stays in it, for the range check to find."""
-    low, high = int(values.min(initial=0)), int(values.max(initial=0))
-    if low < 0 or high >> (LIMB * len(bits)):
-        limbs = _limbs(prefix, values.astype(np.int64), bits)
+    if int(values.min()) < 0 or int(values.max()) >> (LIMB * len(bits)):
+        limbs = _limbs(prefix, place_of(values).get(values).astype(np.int64), bits)
         return {name: placed(layout, name, limb) for name, limb in limbs.items()}
     return {f"{prefix}{k}": _words(layout, f"{prefix}{k}", values, shift=LIMB * k) for k in range(len(bits))}
 
 
 def _words(layout: Layout, name: str, values: Integers, offset: int = 0, shift: int = 0, kind: type[Any] = np.uint16) -> Any:
     """The lowest bits of (values + offset) >> shift, `values` of shape (units, samples), in the block's padded table."""
-    block = layout.named[name]
-    table = np.zeros((block.highs, block.lows), kind)
-    write = core.words8 if kind is np.uint8 else core.words16
-    write(np.ascontiguousarray(values.T), offset, shift, table)
+    block, at = layout.named[name], place_of(values)
+    table = at.zeros((block.highs, block.lows), kind)
+    write = at.core.words8 if kind is np.uint8 else at.core.words16
+    write(at.contiguous(values.T), offset, shift, table)
     return table
 
 
@@ -227,7 +233,7 @@ def _weights_before(trace: Trace, layout: Layout) -> list[Integers]:
     if step < s.first_step:
         rates = tuple(trace.manifest["learning_rate"][step : s.first_step])
         between = Layout(replace(s, first_step=step, rates=rates, segment=1))
-        weights = _after(weights, Witness(between, _run_tables(trace, between), trace.batches(step, len(rates))))
+        weights = _after(weights, Witness(between, _run_tables(trace, between, HOST), trace.batches(step, len(rates))))
     return weights
 
 
@@ -236,7 +242,7 @@ def _after(weights: Sequence[Integers], witness: Witness) -> list[Integers]:
     s = witness.layout.statement
     updated = []
     for j, matrix in enumerate(weights):
-        a, g = witness.activation(j).astype(np.int64), witness.gradient(j).astype(np.int64)
+        a, g = (place_of(x).get(x).astype(np.int64) for x in (witness.activation(j), witness.gradient(j)))
         total = matrix.astype(np.int64)
         for t, rate in enumerate(s.rates):
             step = slice(t * s.batch, (t + 1) * s.batch)
@@ -251,7 +257,7 @@ def _follow(start: Sequence[Integers], end: Sequence[Integers], witness: Witness
     used, rates = s.steps * s.batch, field.from_ints(np.repeat(s.rates, s.batch).tolist())
     for j, (before, after) in enumerate(zip(start, end, strict=True)):
         rows, columns = (field.from_wide_bytes(os.urandom(64 * n)) for n in before.shape)
-        change = np.ascontiguousarray(after.astype(np.int64) - before.astype(np.int64))
+        change = place_of(witness.tables["x"]).put(np.ascontiguousarray(after.astype(np.int64) - before.astype(np.int64)))
         a, g = field.combine(rows, witness.activation(j))[:used], field.combine(columns, witness.gradient(j))[:used]
         if (field.evaluate_small(change, rows, columns) + field.dot(field.mul(a, rates), g)) % field.MODULUS:
             return False
@@ -277,5 +283,5 @@ def _limbs(prefix: str, values: Integers, bits: list[int]) -> dict[str, Any]:
 
 
 def _require_range(what: str, values: Integers, low: int, high: int) -> None:
-    if values.size and (values.min() < low or values.max() >= high):
+    if values.size and (int(values.min()) < low or int(values.max()) >= high):
         raise BadInput(f"the trace holds {what} outside [{low}, {high}): {values.min()} to {values.max()}")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from zkaudit.zk import argument, hiding, proof_file, segments
+from zkaudit.zk import argument, gpu, hiding, proof_file, segments
 from zkaudit.zk.argument import Phases
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import BadInput
@@ -28,13 +28,15 @@ Report = Callable[[int, str, float], None]  # segment, phase, share of that segm
 class Job:
     """A planned segment of the run in the folder `run`, and where its blindings come from.
 
-    `blinder` is of this segment alone. If a job is done twice, because the first worker was lost, a blinder without a seed has
-    fresh blindings for the second proof; with a seed the second proof is the first one again, byte for byte, and shows no more.
+    `device` is where it is proved; the proof does not depend on it. `blinder` is of this segment alone. If a job is done twice,
+    because the first worker was lost, a blinder without a seed has fresh blindings for the second proof; with a seed the second
+    proof is the first one again, byte for byte, and shows no more.
     """
 
     run: Path
     statement: Statement
     blinder: Blinder
+    device: str = "cpu"  # gpu/choice.py
 
     @property
     def segment(self) -> int:
@@ -84,10 +86,11 @@ def prove_job(job: Job, given: Supplies, report: Report) -> Proof:
         drawn = batch_rows(seed, statement.rows, statement.batch, first, statement.steps)
         if (trace.batches(first, statement.steps) != drawn).any():
             raise BadInput("the trace was not trained on the batches that its seed and commitments fix")
-        witness = segment_witness(trace, Layout(statement), drawn)
+        place = gpu.place(job.device)
+        witness = segment_witness(trace, Layout(statement), drawn, place)
         # The end was committed to from the state stored before it. This segment's updates must lead to the same weights.
         planned = segments.weights_before(trace, statement, end) if trace.state_before(end)[0] > first else witness.end
-        if any((a != b).any() for a, b in zip(witness.end, planned, strict=True)):
+        if any((a != place.put(b)).any() for a, b in zip(witness.end, planned, strict=True)):
             raise BadInput(f"the trace's weights after step {end - 1} do not follow from its updates")
     file = prove_segment(statement, witness, given.openings, job.blinder, phases)
     return Proof(job.segment, proof_file.encode(file), seconds)

@@ -1,0 +1,89 @@
+"""An NVIDIA GPU through CuPy. Kernels are compiled where they run, by NVRTC, and kept in CuPy's cache on disk."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zkaudit.zk.errors import BadInput
+
+HERE = Path(__file__).parent
+SOURCES = next(folder for folder in (HERE / "sources", HERE.parents[1] / "cuda") if folder.is_dir())  # installed, or a checkout
+FILES = ("vector", "small", "rounds", "leaves", "rows")
+OPTIONS = ("--std=c++20", "--device-int128")
+BLOCK = 128  # threads, as __launch_bounds__ says
+OLDEST = 70  # compute capability times ten: 64-bit atomics and the carry chains of 32-bit words
+
+
+class Cuda:
+    """See Machine."""
+
+    name = "cuda"
+
+    def __init__(self) -> None:
+        self.xp: Any = _cupy()
+        self.kind = self.xp.ndarray
+        self._kernels: dict[str, Any] = {}
+
+    def launch(self, kernel: str, threads: int, body: bytes) -> None:
+        if kernel not in self._kernels:
+            self._kernels[kernel] = self._find(kernel)
+        by_value = np.frombuffer(body, f"V{len(body)}")
+        self._kernels[kernel]((-(-threads // BLOCK),), (BLOCK,), (by_value, np.int64(threads)))
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = np.uint64) -> Any:
+        return self.xp.empty(shape, dtype)
+
+    def put(self, array: Any) -> Any:
+        return array if isinstance(array, self.kind) else self.xp.asarray(array)
+
+    def put_bytes(self, data: bytes) -> Any:
+        return self.put(np.frombuffer(data, np.uint8))
+
+    def get(self, array: Any) -> Any:
+        return self.xp.asnumpy(array)
+
+    def pointer(self, array: Any) -> int:
+        if not array.flags.c_contiguous:
+            raise ValueError("a kernel was given an array that is not contiguous")
+        return int(array.data.ptr)
+
+    def synchronise(self) -> None:
+        """Wait for what was launched."""
+        self.xp.cuda.get_current_stream().synchronize()
+
+    @cached_property
+    def _modules(self) -> list[Any]:
+        options = (*OPTIONS, f"-I{SOURCES}", f"-I{SOURCES / 'gpu'}")
+        sources = [(SOURCES / "gpu" / f"{name}.cu").read_text() for name in FILES]
+        return [self.xp.RawModule(code=source, options=options, backend="nvrtc") for source in sources]
+
+    def _find(self, kernel: str) -> Any:
+        """A kernel's module is the one whose source names it."""
+        for module in self._modules:
+            try:
+                return module.get_function(kernel)
+            except self.xp.cuda.driver.CUDADriverError:
+                continue
+        raise ValueError(f"no kernel is called {kernel}")
+
+
+def _cupy() -> Any:
+    """CuPy, if it and a GPU are there."""
+    try:
+        import cupy
+    except ImportError:
+        raise BadInput("--device cuda needs CuPy: pip install 'zkaudit[gpu]'") from None
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+        capability = int(cupy.cuda.Device().compute_capability) if count else 0
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BadInput(f"--device cuda: {error}; is an NVIDIA GPU there, and its driver recent enough?") from None
+    if count == 0:
+        raise BadInput("--device cuda: this machine has no NVIDIA GPU")
+    if capability < OLDEST:
+        raise BadInput(f"--device cuda: this GPU has compute capability {capability / 10}; {OLDEST / 10} is needed")
+    return cupy
