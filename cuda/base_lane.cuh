@@ -47,10 +47,10 @@ ZK_HD Base broadcast<Base>(const Base& x) {
 
 template <>
 ZK_HD Base load_base<Base>(const Base* first, int64_t, int) {
-    return *first;
+    return load_pieces(first);
 }
 
-ZK_HD void store_base(const Base& value, Base* first, int64_t, int) { *first = value; }
+ZK_HD void store_base(const Base& value, Base* first, int64_t, int) { store_pieces(value, first); }
 
 template <>
 ZK_HD Base gather<Base>(const Base* const* from, int offset) {

@@ -5,39 +5,17 @@
 // multiplication drop one carry word a row. Compiles under g++ and NVRTC (with -device-int128).
 #pragma once
 
-#if defined(__CUDACC_RTC__)
-using uint64_t = unsigned long long;
-using uint32_t = unsigned int;
-using uint16_t = unsigned short;
-using uint8_t = unsigned char;
-using int64_t = long long;
-using int32_t = int;
-using int16_t = short;
-#else
-#include <cstdint>
-#endif
+#include "machine.cuh"
 
-#if defined(__CUDACC__)
-#pragma nv_diag_suppress 161, 1675  // the unroll hints are for g++: loops of constant length need none here
-#define ZK_HD __host__ __device__ __forceinline__
-#define ZK_CALLED __host__ __device__
-#else
-#define ZK_HD inline __attribute__((always_inline))
-#define ZK_CALLED __attribute__((noinline))
+#if defined(__CUDA_ARCH__) || defined(ZK_EMULATE_CARRY)
+#include "gpu/montgomery.cuh"
 #endif
 
 namespace zkaudit {
 
-using uint128_t = unsigned __int128;
-
-/// Zero bits above the highest set bit; x is not zero.
-ZK_HD int leading_zeros(uint64_t x) {
-#if defined(__CUDA_ARCH__)
-    return __clzll(static_cast<long long>(x));
-#else
-    return __builtin_clzll(x);
-#endif
-}
+/// The same arithmetic in chains of carries (gpu/montgomery.cuh); complete only where `carry_chains`.
+template <class P>
+struct Chains;
 
 /// The scalar field, of the order r of the groups.
 struct ScalarParams {
@@ -134,6 +112,10 @@ struct Field {
 
     ZK_HD friend Field operator+(const Field& a, const Field& b) {
         Field out;
+        if constexpr (carry_chains) {
+            Chains<P>::add(out.v, a.v, b.v);
+            return out;
+        }
         uint64_t carry = 0;
         for (int i = 0; i < limbs; ++i) out.v[i] = add_limb(a.v[i], b.v[i], carry);
         return out.reduced_once();
@@ -141,6 +123,10 @@ struct Field {
 
     ZK_HD friend Field operator-(const Field& a, const Field& b) {
         Field out;
+        if constexpr (carry_chains) {
+            Chains<P>::subtract(out.v, a.v, b.v);
+            return out;
+        }
         uint64_t borrow = 0, carry = 0;
         for (int i = 0; i < limbs; ++i) out.v[i] = subtract_limb(a.v[i], b.v[i], borrow);
         const uint64_t mask = 0 - borrow;
@@ -158,10 +144,15 @@ struct Field {
         return product(a, b);
     }
 
-    ZK_CALLED static Field called_product(const Field& a, const Field& b) { return product(a, b); }
+    ZK_NEVER_INLINE static Field called_product(Passed<Field> a, Passed<Field> b) { return product(a, b); }
 
-    /// Coarsely integrated: 2 limbs^2 + limbs word multiplications.
+    /// Coarsely integrated: 2 limbs^2 + limbs word multiplications. a is reduced; b may be any limbs.
     ZK_HD static Field product(const Field& a, const Field& b) {
+        Field out;
+        if constexpr (carry_chains) {
+            Chains<P>::product(out.v, a.v, b.v);
+            return out;
+        }
         uint64_t t[limbs] = {};
 #pragma GCC unroll 6
         for (int i = 0; i < limbs; ++i) {
@@ -180,7 +171,6 @@ struct Field {
             }
             t[limbs - 1] = high + carry;
         }
-        Field out;
         for (int i = 0; i < limbs; ++i) out.v[i] = t[i];
         return out.reduced_once();
     }
@@ -223,12 +213,22 @@ struct Field {
     }
 
     ZK_HD static uint64_t add_limb(uint64_t a, uint64_t b, uint64_t& carry) {
+        if constexpr (carry_chains) {
+            const uint64_t part = a + b, sum = part + carry;
+            carry = (part < a) | (sum < part);
+            return sum;
+        }
         const uint128_t sum = static_cast<uint128_t>(a) + b + carry;
         carry = static_cast<uint64_t>(sum >> 64);
         return static_cast<uint64_t>(sum);
     }
 
     ZK_HD static uint64_t subtract_limb(uint64_t a, uint64_t b, uint64_t& borrow) {
+        if constexpr (carry_chains) {
+            const uint64_t part = a - b, difference = part - borrow;
+            borrow = (a < b) | (part < borrow);
+            return difference;
+        }
         const uint128_t difference = static_cast<uint128_t>(a) - b - borrow;
         borrow = static_cast<uint64_t>(difference >> 64) & 1;
         return static_cast<uint64_t>(difference);

@@ -12,16 +12,16 @@ namespace zkaudit {
 template <class L>
 inline constexpr int lane_width = 1;
 
-/// Elements base[0], base[stride], ... of a lane; stride 0 repeats one element.
+/// Elements base[0], base[stride], ... of a lane; stride 0 repeats one element, which need not lie in an array.
 template <class L>
 ZK_HD L load(const Scalar* base, int64_t stride = 1);
 
 template <>
-ZK_HD Scalar load<Scalar>(const Scalar* base, int64_t) {
-    return *base;
+ZK_HD Scalar load<Scalar>(const Scalar* base, int64_t stride) {
+    return stride == 0 ? *base : load_pieces(base);
 }
 
-ZK_HD void store(const Scalar& value, Scalar* base, int64_t = 1) { *base = value; }
+ZK_HD void store(const Scalar& value, Scalar* base, int64_t = 1) { store_pieces(value, base); }
 
 /// `zero` where x is zero, `other` elsewhere.
 ZK_HD Scalar where_zero(const Scalar& x, const Scalar& zero, const Scalar& other) { return x.is_zero() ? zero : other; }

@@ -22,6 +22,7 @@ ZK_HD F reduced_from(const F& low, const F& high) {
 /// Montgomery reduction of the lowest limbs of t: afterwards t[limbs..] holds t / 2^(64 limbs). Returns the carry past its end.
 template <class F>
 ZK_HD uint64_t reduce_lower_half(uint64_t* t) {
+    if constexpr (carry_chains) return Chains<typename F::Params>::reduce_lower_half(t);
     uint64_t over = 0;
 #pragma GCC unroll 6
     for (int i = 0; i < F::limbs; ++i) {
@@ -41,6 +42,7 @@ ZK_HD uint64_t reduce_lower_half(uint64_t* t) {
 /// t = a b, 2 limbs long.
 template <class F>
 ZK_HD void multiply_full(const F& a, const F& b, uint64_t* t) {
+    if constexpr (carry_chains) return Chains<typename F::Params>::multiply_full(t, a.v, b.v);
     for (int i = 0; i < F::limbs; ++i) t[i] = 0;
 #pragma GCC unroll 6
     for (int i = 0; i < F::limbs; ++i) {
@@ -58,13 +60,17 @@ ZK_HD void multiply_full(const F& a, const F& b, uint64_t* t) {
 /// a b + c d with one reduction. Both products are below modulus^2 < 2^510, so their sum fits and reduces below 2 moduli.
 template <class F>
 ZK_HD F product_pair(const F& a, const F& b, const F& c, const F& d) {
+    F out;
+    if constexpr (carry_chains) {
+        Chains<typename F::Params>::product_pair(out.v, a.v, b.v, c.v, d.v);
+        return out;
+    }
     uint64_t t[2 * F::limbs], u[2 * F::limbs];
     multiply_full(a, b, t);
     multiply_full(c, d, u);
     uint64_t carry = 0;
     for (int i = 0; i < 2 * F::limbs; ++i) t[i] = F::add_limb(t[i], u[i], carry);
     reduce_lower_half<F>(t);
-    F out;
     for (int i = 0; i < F::limbs; ++i) out.v[i] = t[F::limbs + i];
     return out + F::zero();
 }
@@ -96,6 +102,7 @@ ZK_HD F loose_gate(const F& x, const F& scale, const F& b, const F& c, const F& 
 /// Takes 2^shift moduli off (over, x) if they are in it.
 template <class F>
 ZK_HD void subtract_multiple(F& x, uint64_t& over, int shift) {
+    if constexpr (carry_chains) return Chains<typename F::Params>::subtract_multiple(x.v, over, shift);
     F less;
     uint64_t borrow = 0, below = 0;
     for (int i = 0; i < F::limbs; ++i) {
@@ -127,6 +134,7 @@ struct ProductSum {
     }
 
     ZK_HD void add(const F& a, const F& b) {
+        if constexpr (carry_chains) return Chains<typename F::Params>::add_product(t, a.v, b.v);
         uint64_t product[2 * F::limbs];
         multiply_full(a, b, product);
         uint64_t carry = 0;
@@ -191,6 +199,7 @@ struct SmallSum {
     /// `bits`: a bound on the word's width, of use to lanes with narrower limbs.
     template <int bits>
     ZK_HD void add(const F& a, uint64_t word) {
+        if constexpr (carry_chains) return Chains<typename F::Params>::template add_multiple<bits>(t, a.v, word);
         uint64_t carry = 0;
 #pragma GCC unroll 6
         for (int i = 0; i < F::limbs; ++i) {
@@ -221,12 +230,16 @@ struct SmallSum {
 private:
     ZK_HD void drop_digit() {
         const uint64_t m = (t[0] * F::Params::inverse) & ((uint64_t{1} << 52) - 1);
-        uint64_t carry = 0;
-        for (int i = 0; i < F::limbs + 2; ++i) {
-            const uint64_t modulus = i < F::limbs ? F::Params::modulus(i) : 0;
-            const uint128_t sum = static_cast<uint128_t>(m) * modulus + t[i] + carry;
-            t[i] = static_cast<uint64_t>(sum);
-            carry = static_cast<uint64_t>(sum >> 64);
+        if constexpr (carry_chains) {
+            Chains<typename F::Params>::template add_multiple<52>(t, F::modulus().v, m);
+        } else {
+            uint64_t carry = 0;
+            for (int i = 0; i < F::limbs + 2; ++i) {
+                const uint64_t modulus = i < F::limbs ? F::Params::modulus(i) : 0;
+                const uint128_t sum = static_cast<uint128_t>(m) * modulus + t[i] + carry;
+                t[i] = static_cast<uint64_t>(sum);
+                carry = static_cast<uint64_t>(sum >> 64);
+            }
         }
         for (int i = 0; i < F::limbs + 1; ++i) t[i] = (t[i] >> 52) | (t[i + 1] << 12);
         t[F::limbs + 1] >>= 52;
