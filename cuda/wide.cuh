@@ -59,7 +59,7 @@ ZK_HD void multiply_full(const F& a, const F& b, uint64_t* t) {
 
 /// a b + c d with one reduction. Both products are below modulus^2 < 2^510, so their sum fits and reduces below 2 moduli.
 template <class F>
-ZK_HD F product_pair(const F& a, const F& b, const F& c, const F& d) {
+ZK_HD F inlined_pair(const F& a, const F& b, const F& c, const F& d) {
     F out;
     if constexpr (carry_chains) {
         Chains<typename F::Params>::product_pair(out.v, a.v, b.v, c.v, d.v);
@@ -73,6 +73,18 @@ ZK_HD F product_pair(const F& a, const F& b, const F& c, const F& d) {
     reduce_lower_half<F>(t);
     for (int i = 0; i < F::limbs; ++i) out.v[i] = t[F::limbs + i];
     return out + F::zero();
+}
+
+template <class F>
+ZK_NEVER_INLINE F called_pair(Passed<F> a, Passed<F> b, Passed<F> c, Passed<F> d) {
+    return inlined_pair(a, b, c, d);
+}
+
+/// The same, called where it is long.
+template <class F>
+ZK_HD F product_pair(const F& a, const F& b, const F& c, const F& d) {
+    if constexpr (F::limbs > 4) return called_pair<F>(a, b, c, d);
+    return inlined_pair(a, b, c, d);
 }
 
 /// low + r (high - low)

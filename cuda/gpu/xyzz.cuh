@@ -1,12 +1,13 @@
 // Points of G1 as (X, Y, ZZ, ZZZ): x = X / ZZ, y = Y / ZZZ, ZZ^3 = ZZZ^2; the identity has ZZ = 0. Formulas: "XYZZ coordinates
 // for short Weierstrass curves" of the Explicit-Formulas Database, with a = 0.
 //
-// Adding an affine point costs 8 products and 2 squarings, against 11 products for the complete projective sum (curve.cuh). The
-// price are exceptions, taken in branches: they are rare, so the threads of a warp seldom part. F is a lane of one element.
-// There is no point of order two, so doubling needs no case of its own.
+// Adding an affine point costs 8 products and 2 squarings, two of which share a reduction, against 11 products for the complete
+// projective sum (curve.cuh). The price are exceptions, taken in branches: they are rare, so the threads of a warp seldom part.
+// F is a lane of one element. There is no point of order two, so doubling needs no case of its own.
 #pragma once
 
 #include "curve.cuh"
+#include "wide.cuh"
 
 namespace zkaudit {
 
@@ -25,12 +26,11 @@ struct Xyzz {
 
     ZK_HD Xyzz negated() const { return {x, -y, zz, zzz}; }
 
-    /// 6 products, 3 squarings.
+    /// 6 products, 3 squarings; the identity stays what it is.
     ZK_HD Xyzz doubled() const {
-        Xyzz out = doubled_affine({x, y});
-        out.zz = out.zz * zz;
-        out.zzz = out.zzz * zzz;
-        return out;
+        const F twice = y.doubled(), square = twice.squared(), cube = twice * square, s = x * square, xx = x.squared();
+        const F slope = xx.doubled() + xx, out = slope.squared() - s.doubled();
+        return {out, product_pair(slope, s - out, -y, cube), zz * square, zzz * cube};
     }
 
     /// this += b, whatever the points: 8 products, 2 squarings.
@@ -40,27 +40,23 @@ struct Xyzz {
             *this = from(b);
             return;
         }
-        const F run = b.x * zz - x, rise = b.y * zzz - y;
-        if (run.is_zero()) {
-            *this = rise.is_zero() ? doubled_affine(b) : identity();
-            return;
-        }
-        advance(run, rise);
+        const F run = b.x * zz - x;
+        advance(run, b.y * zzz - y);
     }
 
     /// this += b, whatever the points: 12 products, 2 squarings.
-    ZK_HD void add(const Xyzz& b) {
+    ZK_HD void add(const Xyzz b) {
         if (b.is_identity()) return;
         if (is_identity()) {
             *this = b;
             return;
         }
-        const F ax = x * b.zz, ay = y * b.zzz, run = b.x * zz - ax, rise = b.y * zzz - ay;
-        if (run.is_zero()) {
-            *this = rise.is_zero() ? b.doubled() : identity();
-            return;
-        }
-        *this = {ax, ay, zz * b.zz, zzz * b.zzz};
+        x = x * b.zz;
+        const F run = b.x * zz - x;
+        zz = zz * b.zz;
+        y = y * b.zzz;
+        const F rise = b.y * zzz - y;
+        zzz = zzz * b.zzz;
         advance(run, rise);
     }
 
@@ -71,20 +67,19 @@ struct Xyzz {
     ZK_HD Affine<F> to_affine() const { return to_affine(inverted(zzz)); }
 
 private:
-    /// Twice an affine point other than the identity: 4 products, 3 squarings.
-    ZK_HD static Xyzz doubled_affine(const Affine<F>& b) {
-        const F twice = b.y.doubled(), zz = twice.squared(), zzz = twice * zz, s = b.x * zz, square = b.x.squared();
-        const F slope = square.doubled() + square, x = slope.squared() - s.doubled();
-        return {x, slope * (s - x) - zzz * b.y, zz, zzz};
-    }
-
-    /// From (X, Y) to the sum with a point whose X and Y over this ZZ and ZZZ are larger by run and rise.
+    /// From this point to its sum with one whose X and Y over this ZZ and ZZZ are larger by run and rise. The order of the
+    /// products keeps few elements alive at a time.
     ZK_HD void advance(const F& run, const F& rise) {
-        const F square = run.squared(), cube = square * run, q = x * square;
-        x = rise.squared() - cube - q.doubled();
-        y = rise * (q - x) - y * cube;
+        if (run.is_zero()) {
+            *this = rise.is_zero() ? doubled() : identity();
+            return;
+        }
+        const F square = run.squared();
         zz = zz * square;
+        const F q = x * square, cube = square * run;
         zzz = zzz * cube;
+        x = rise.squared() - cube - q.doubled();
+        y = product_pair(rise, q - x, -y, cube);
     }
 };
 
