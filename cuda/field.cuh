@@ -81,7 +81,7 @@ struct Field {
         return out;
     }
 
-    ZK_HD static Field from_u64(uint64_t x) {
+    ZK_DEVICE_CALLED static Field from_u64(uint64_t x) {
         Field out = zero();
         out.v[0] = x;
         return out.to_montgomery();

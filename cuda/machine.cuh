@@ -18,11 +18,13 @@ using int16_t = short;
 #define ZK_HD __host__ __device__ __forceinline__
 #define ZK_CALLED __host__ __device__
 #define ZK_NEVER_INLINE __host__ __device__ __noinline__
+#define ZK_DEVICE_CALLED __host__ __device__ __noinline__
 #define ZK_UNROLL _Pragma("unroll")
 #else
 #define ZK_HD inline __attribute__((always_inline))
 #define ZK_CALLED __attribute__((noinline))
 #define ZK_NEVER_INLINE __attribute__((noinline))
+#define ZK_DEVICE_CALLED ZK_HD
 #define ZK_UNROLL _Pragma("GCC unroll 32")
 #endif
 

@@ -13,7 +13,7 @@ constexpr int settle_period = 256;
 
 /// low + high 2^(64 limbs) modulo the modulus, for any limbs: the constant is the reduced factor of each product.
 template <class F>
-ZK_HD F reduced_from(const F& low, const F& high) {
+ZK_DEVICE_CALLED F reduced_from(Passed<F> low, Passed<F> high) {
     F square;
     for (int i = 0; i < F::limbs; ++i) square.v[i] = F::Params::square(i);
     return F::one() * low + square * high;
@@ -168,7 +168,7 @@ struct ProductSum {
     ZK_HD F across() const {
         F low, high = F::zero();
         high.v[0] = quotient(low);
-        return reduced_from(low, high);
+        return reduced_from<F>(low, high);
     }
 
 private:
@@ -260,7 +260,7 @@ private:
 
 /// x 2^(52 digits)
 template <int digits>
-ZK_HD Scalar lifted(Scalar x) {
+ZK_DEVICE_CALLED Scalar lifted(Scalar x) {
     const Scalar digit = Scalar::from_u64(uint64_t{1} << 52);
     for (int i = 0; i < digits; ++i) x *= digit;
     return x;
