@@ -23,12 +23,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Commit to data and start weights, draw the batches from that, train, write model and metrics."""
     # Loads torch, which no other command needs.
     from zkaudit.training import config, fixedpoint
+    from zkaudit.training.fixedpoint import device
     from zkaudit.zk import prover
     from zkaudit.zk.statement import batch_rows
 
     started = time.perf_counter()
     folder: Path = arguments.out
-    settings = config.load(arguments.config)
+    settings, place = config.load(arguments.config), device.choose(arguments.device)
     _refuse_foreign(folder)
     prepared = fixedpoint.prepare(settings, folder)
     metrics, model = folder / "metrics.json", folder / "model.safetensors"
@@ -38,10 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     _show_rates(settings)
     batches = batch_rows(prover.commit_start(folder), prepared.rows, settings.training.batch, 0, settings.training.steps)
     with ProgressBar() as progress:
-        result = prepared.train(batches, lambda done, steps: progress(f"training, step {done} of {steps}", done / steps))
+        result = prepared.train(batches, lambda done, steps: progress(f"training, step {done} of {steps}", done / steps), place)
     fixedpoint.write_model(model, result.start, result.end, settings.fixed_point)
     _write_metrics(metrics, settings, prepared, result, time.perf_counter() - started)
-    print(f"{folder}: {settings.training.steps} steps in {time.perf_counter() - started:.1f} s")
+    print(f"{folder}: {settings.training.steps} steps in {time.perf_counter() - started:.1f} s on {device.description(place)}")
     print(f"test accuracy: {result.test_accuracy:.2%} in fixed point, {result.float_test_accuracy:.2%} in float32, same steps")
     return DONE
 
@@ -86,14 +87,21 @@ def _rates(rates: Sequence[float]) -> float | list[float]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG, --out."""
+    """CONFIG, --out, --device."""
     parser.add_argument("config", metavar="CONFIG.toml", type=Path, help="what to train, on what and how")
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the folder to write, for its owner only")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda", "auto"),
+        default="cpu",
+        help="where to compute, which changes no number; auto takes a GPU if there is one (default: cpu)",
+    )
 
 
 EXAMPLES = """\
 examples:
   zkaudit train examples/digits.toml --out runs/digits
+  zkaudit train large.toml --out runs/large --device cuda
 
 RUN gets model.safetensors (start and end weights), metrics.json and the trace. RUN is secret: it holds data and
 weights. If train is stopped, the same command goes on where it was.

@@ -1,10 +1,14 @@
 """Exact products of integer matrices on float64 BLAS.
 
 A matrix is a float64 tensor that holds integers of at most 53 bits. A product is exact, in whatever order it is summed, if
-    (largest sum of |left| over a row) * (largest |right|) <= 2^53,
-which is computed from the operands each time (the caller keeps the largest |weight|, to look at the weights once a step).
-Where it does not hold, the right operand is split into limbs for which it does, and the partial products are put together in
-int64, whose bound is checked as well."""
+    (largest sum of |left| over a row) * (largest |right|) <= 2^53.
+Where that does not hold, one operand is split into limbs for which it does, and the partial products are put together in int64,
+whose bound is checked as well.
+
+`rescaled_product` and `subtract_product` look at the operands and split the right one (the caller keeps the largest |weight|,
+to look at the weights once a step). Their twins `bounded_product` and `bounded_update` are told bounds and look at nothing, so
+that a GPU need not be waited for; they split the left operand, which is the small one, and put its limbs below each other, so
+that the weights are read once. TrainingError from them says that the bounds prove too little."""
 
 from __future__ import annotations
 
@@ -12,9 +16,11 @@ import torch
 from torch import Tensor
 
 from zkaudit.training.errors import TrainingError
+from zkaudit.training.fixedpoint.rescale import rescale
 
 EXACT = 1 << 53  # float64 holds every integer up to here
 LARGEST = 1 << 62  # int64 sums stay within it
+SHORTEST = 4  # bits of a limb of the left operand: with fewer, looking at the operands costs less
 
 
 def rescaled_product(left: Tensor, right: Tensor, largest: int, bits: int) -> tuple[Tensor, Tensor]:
@@ -23,11 +29,20 @@ def rescaled_product(left: Tensor, right: Tensor, largest: int, bits: int) -> tu
     largest: no entry of `right` is larger in size.
     """
     parts, shift = _limb_products(left, right, largest, bits)
-    low = parts[0] + (1 << (bits - 1))
-    if len(parts) == 1:
-        return low >> bits, _low_bits(low, bits)
-    high = _joined(parts[1:], shift) + (low >> shift)
-    return high >> (bits - shift), _low_bits(low, shift) + (_low_bits(high, bits - shift) << shift)
+    _require_room(parts[1:], shift)
+    return rescale(parts, shift, bits)
+
+
+def bounded_product(left: Tensor, size: int, right: Tensor, largest: int, bits: int) -> tuple[Tensor, Tensor]:
+    """The same as `rescaled_product`, given that no entry of `left` is larger than `size`, none of `right` than `largest`."""
+    inner = left.shape[1]
+    room = EXACT // (inner * max(largest, 1))
+    shift = min(room.bit_length() - 1, bits)
+    if shift < SHORTEST or inner * largest * ((size >> shift) + 1) > LARGEST:
+        raise TrainingError("a product may exceed what its bounds allow")
+    limbs = split(left, size, shift, room)
+    products = torch.cat(limbs) @ right if len(limbs) > 1 else left @ right
+    return rescale(products.reshape(len(limbs), len(left), -1), shift, bits)
 
 
 def subtract_product(target: Tensor, largest: int, left: Tensor, right: Tensor, rate: int) -> int:
@@ -48,6 +63,13 @@ def subtract_product(target: Tensor, largest: int, left: Tensor, right: Tensor, 
     return largest
 
 
+def bounded_update(target: Tensor, largest: int, left: Tensor, right: Tensor, product: int, rate: int) -> Tensor:
+    """target - rate * left right, a new tensor, given that no sum of |left| |right| over the inner index exceeds `product`."""
+    if rate * product + largest > EXACT:
+        raise TrainingError("an update may exceed what its bounds allow")
+    return torch.addmm(target, left, right, alpha=-rate)
+
+
 def magnitude(values: Tensor) -> int:
     """The largest absolute value; 0 for an empty tensor."""
     if values.numel() == 0:
@@ -56,35 +78,43 @@ def magnitude(values: Tensor) -> int:
     return max(-int(low), int(high))
 
 
+def split(values: Tensor, size: int, shift: int, room: int) -> list[Tensor]:
+    """Limbs l, each at most `room` in size, such that values = sum of l[i] 2^(i shift); all but the last lie in [0, 2^shift).
+
+    size: no value is larger in size. room >= 2^shift.
+    """
+    limbs, rest = [], values
+    while size > room:
+        above = torch.floor(rest * 2.0**-shift)
+        limbs.append(rest - above * 2.0**shift)
+        rest, size = above, (size >> shift) + 1
+    return [*limbs, rest]
+
+
 def _reach(left: Tensor) -> int:
     """The largest sum of absolute values over a row."""
     return int(left.abs().sum(dim=1).max())
 
 
-def _limb_products(left: Tensor, right: Tensor, largest: int, most: int) -> tuple[list[Tensor], int]:
-    """Exact int64 tensors P and a shift <= `most` such that left right = sum of P[i] 2^(i shift)."""
-    reach = max(_reach(left), 1)
-    shift = min((EXACT // reach).bit_length() - 1, most)
+def _limb_products(left: Tensor, right: Tensor, largest: int, most: int) -> tuple[Tensor, int]:
+    """Exact products P, float64 (limbs, rows, columns), and a shift <= `most`: left right = sum of P[i] 2^(i shift)."""
+    room = EXACT // max(_reach(left), 1)
+    shift = min(room.bit_length() - 1, most)
     if shift < 8:
         raise TrainingError("the left operand of a product exceeds 45 bits")
-    limbs, rest = [], right
-    while reach * largest > EXACT:
-        above = torch.floor(rest * 2.0**-shift)
-        limbs.append(rest - above * 2.0**shift)
-        rest, largest = above, (largest >> shift) + 1
-    return [(left @ limb).to(torch.int64) for limb in [*limbs, rest]], shift
+    limbs = split(right, largest, shift, room)
+    return (torch.stack([left @ limb for limb in limbs]) if len(limbs) > 1 else (left @ right)[None]), shift
 
 
-def _joined(parts: list[Tensor], shift: int) -> Tensor:
-    """Sum of parts[i] 2^(i shift); TrainingError if it could leave int64."""
-    bound = sum(magnitude(part) << (i * shift) for i, part in enumerate(parts))
-    if bound > LARGEST:
-        raise TrainingError("a sum of products exceeds 62 bits")
-    total = parts[0].clone()
+def _joined(parts: Tensor, shift: int) -> Tensor:
+    """Sum of parts[i] 2^(i shift), int64; TrainingError if it could leave int64."""
+    _require_room(parts, shift)
+    total = parts[0].to(torch.int64)
     for i, part in enumerate(parts[1:], 1):
-        total += part << (i * shift)
+        total += part.to(torch.int64) << (i * shift)
     return total
 
 
-def _low_bits(values: Tensor, bits: int) -> Tensor:
-    return values & ((1 << bits) - 1)
+def _require_room(parts: Tensor, shift: int) -> None:
+    if sum(magnitude(part) << (i * shift) for i, part in enumerate(parts)) > LARGEST:
+        raise TrainingError("a sum of products exceeds 62 bits")

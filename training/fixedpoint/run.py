@@ -20,7 +20,8 @@ from zkaudit.training.data import Dataset
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.fixedpoint.float_twin import float_twin
 from zkaudit.training.fixedpoint.network import accuracy, dequantise, initial_network, linear_layers, quantise
-from zkaudit.training.fixedpoint.trainer import SIGNED_RANGE, Arrays, check_start, train
+from zkaudit.training.fixedpoint.step import SIGNED_RANGE, Arrays
+from zkaudit.training.fixedpoint.trainer import check_start, train
 from zkaudit.training.private_file import writing
 from zkaudit.training.trace import TraceWriter, manifest_of
 
@@ -55,9 +56,10 @@ class Run:
         """Training rows, from which the batches are drawn."""
         return len(self.dataset.x_train)
 
-    def train(self, batches: NDArray[np.int64], progress: Progress | None = None) -> Result:
+    def train(self, batches: NDArray[np.int64], progress: Progress | None = None, device: torch.device | str = "cpu") -> Result:
         """Train on these rows of each step, int64 (steps, batch), from where the trace ends; returns what came out.
 
+        The device that computes the steps changes no number; accuracies are taken on the CPU.
         TrainingError when a number leaves its range, the disk is full, or the stored steps were trained on other batches.
         """
         settings, trace = self.config.settings, self.trace
@@ -69,12 +71,12 @@ class Run:
             x = quantise_inputs(self.dataset.x_train, self.config.fixed_point)
             y = targets(self.dataset.y_train, self.dataset.classes, settings)
 
-            def sink(arrays: Arrays, weights: Sequence[Tensor]) -> None:
+            def sink(arrays: Arrays, weights: Sequence[Any]) -> None:
                 trace.write(arrays, weights)
                 if progress is not None:
                     progress(trace.written, trace.steps)
 
-            end = train(end, x, y, batches, settings, sink, trace.done)
+            end = train(end, x, y, batches, settings, sink, trace.done, device)
         if not trace.complete:
             trace.finish()
         trained = accuracy(dequantise(end, settings.fixed_point), self.dataset.x_test, self.dataset.y_test)

@@ -8,11 +8,13 @@ With f, g, w fractional bits of activations, gradients and weights, and layers j
     G_j    = GA'_j where Z'_j >= 0, else 0
     W_j   <- W_j - c_t [A_j, 2^f]^T G_j
 Everything is an integer whose range is checked, so the result depends on neither machine nor threads. docs/proof-system.md
-says why the ranges are what they are."""
+says why the ranges are what they are, docs/training.md why every product is exact."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +23,14 @@ from torch import Tensor
 
 from zkaudit.training.config import Settings
 from zkaudit.training.errors import TrainingError
-from zkaudit.training.fixedpoint import exact, loss
+from zkaudit.training.fixedpoint import exact
+from zkaudit.training.fixedpoint.deferred import deferred_steps
+from zkaudit.training.fixedpoint.step import Arrays, Step
 from zkaudit.training.trace import stored_type
 
-HIDDEN_RANGE = 1 << 16  # -2^16 <= Z' < 2^16 in hidden layers
-SIGNED_RANGE = 1 << 15  # -2^15 <= v < 2^15 for the last layer's Z' and for GA'
 WEIGHT_MARGIN = 3  # start weights lie below 2^(w + 3)
 
-Arrays = dict[str, NDArray[np.generic]]
-Sink = Callable[[Arrays, Sequence[Tensor]], None]
+Sink = Callable[[Arrays, Sequence[Any]], None]
 
 
 def train(
@@ -40,25 +41,34 @@ def train(
     settings: Settings,
     sink: Sink | None = None,
     first_step: int = 0,
+    device: torch.device | str = "cpu",
+    deferred: bool | None = None,
 ) -> list[Tensor]:
-    """Train from `start`, the weights before `first_step`; returns the weights after the last step, int64.
+    """Train from `start`, the weights before `first_step`; returns the weights after the last step, int64, on the CPU.
 
     start: int64 (d_j + 1, d_{j+1}) a layer, the bias row last. x: int64 (rows, d_0), scaled by 2^f. y: int64 (rows, outputs),
     one-hot, scaled by 2^f for the square loss. batches: rows of each step of the whole run, (steps, batch).
     `sink` gets, after each step, that step's arrays by their names in the trace (docs/trace-format.md) and the updated weights,
-    both valid during the call only. TrainingError names step, layer and value when a number leaves its range.
+    something that numpy makes arrays of; both are valid during the call only.
+    device: where all of it is computed; deferred: whether ranges are checked at a step's end instead of where they arise, by
+    default on a GPU only. Neither changes a number. TrainingError names step, layer and value when a number leaves its range.
     """
     if first_step == 0:
         check_start(start, settings)
-    inputs, weights = x.to(torch.float64), [matrix.to(torch.float64) for matrix in start]
-    largest = [exact.magnitude(matrix) for matrix in weights]
-    for t in range(first_step, len(batches)):
-        step = _Step(t, weights, largest, settings, len(batches))
-        rows = torch.from_numpy(np.ascontiguousarray(batches[t]))
-        arrays = step.run(inputs[rows], y[rows])
-        if sink is not None:
-            sink({"batch": batches[t], **{name: _narrowed(name, value, settings) for name, value in arrays.items()}}, weights)
-    return [matrix.to(torch.int64) for matrix in weights]
+    place, numbers = torch.device(device), range(first_step, len(batches))
+    steps = deferred_steps if deferred or (deferred is None and place.type != "cpu") else _steps
+    try:
+        with torch.cuda.device(place) if place.type == "cuda" else nullcontext():
+            weights = [matrix.to(place, torch.float64) for matrix in start]
+            for arrays, updated in steps(numbers, weights, x.to(place, torch.float64), y.to(place), batches, settings):
+                weights = updated
+                if sink is not None:
+                    sink(arrays, [_Lazy(matrix) for matrix in weights])
+            return [matrix.to("cpu", torch.int64) for matrix in weights]
+    except torch.cuda.OutOfMemoryError:
+        raise TrainingError(
+            "the GPU has too little free memory for this network, data set and batch; use --device cpu"
+        ) from None
 
 
 def check_start(start: Sequence[Tensor], settings: Settings) -> None:
@@ -73,79 +83,27 @@ def check_start(start: Sequence[Tensor], settings: Settings) -> None:
             )
 
 
-class _Step:
-    """One step: forward, backward and update of `weights` and their `largest` sizes in place; collects the trace's arrays."""
-
-    def __init__(self, number: int, weights: list[Tensor], largest: list[int], settings: Settings, steps: int) -> None:
-        self.number, self.weights, self.largest, self.settings, self.steps = number, weights, largest, settings, steps
-        self.bits = settings.fixed_point
-        self.arrays: dict[str, Tensor] = {}
-
-    def run(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        activations = self._forward(inputs)
-        gradient = self._loss_gradient(self.arrays[f"z{len(self.weights) - 1}"], targets).to(torch.float64)
-        for j in reversed(range(len(self.weights))):
-            below = self._backward(j, gradient) if j else gradient
-            self._update(j, activations[j], gradient)
-            gradient = below
-        return self.arrays
-
-    def _forward(self, inputs: Tensor) -> list[Tensor]:
-        """Each layer's input with its column of ones, float64 (n, d_j + 1)."""
-        activations, last = [], len(self.weights) - 1
-        one = inputs.new_full((len(inputs), 1), 1 << self.bits.activation_bits)
-        for j in range(last + 1):
-            activations.append(torch.cat([inputs, one], dim=1))
-            z = self._rescaled(f"z{j}", f"r{j}", j, activations[j], self.weights[j])
-            limit = SIGNED_RANGE if j == last else HIDDEN_RANGE
-            self._require_range("output" if j == last else "pre-activation", j, z, limit, self.bits.activation_bits)
-            inputs = z.clamp(min=0).to(torch.float64)
-        return activations
-
-    def _loss_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        if self.settings.loss == "square":
-            return loss.square_gradient(outputs, targets, self.bits)
-        distance, last = loss.distances(outputs), len(self.weights) - 1
-        limit = 1 << loss.EXPONENTIAL_BITS
-        self._require_range("distance between outputs", last, distance, limit, self.bits.activation_bits)
-        gradient, self.arrays["p"], self.arrays["rho"] = loss.cross_entropy_gradient(distance, targets, self.bits)
-        return gradient
-
-    def _backward(self, j: int, gradient: Tensor) -> Tensor:
-        """The gradient at layer j - 1's pre-activations, float64, given the one at layer j's."""
-        received = self._rescaled(f"ga{j - 1}", f"rg{j - 1}", j, gradient, self.weights[j][:-1].T)
-        self._require_range("gradient", j - 1, received, SIGNED_RANGE, self.bits.gradient_bits)
-        return received.masked_fill(self.arrays[f"z{j - 1}"] < 0, 0).to(torch.float64)
-
-    def _update(self, j: int, activation: Tensor, gradient: Tensor) -> None:
-        try:
-            rate = self.settings.rates[self.number]
-            self.largest[j] = exact.subtract_product(self.weights[j], self.largest[j], activation.T, gradient, rate)
-        except TrainingError as error:
-            raise TrainingError(f"{self._place(j)}: {error}; use a lower learning_rate or fewer weight_bits") from None
-
-    def _rescaled(self, quotient: str, remainder: str, j: int, left: Tensor, right: Tensor) -> Tensor:
-        try:
-            product = exact.rescaled_product(left, right, self.largest[j], self.bits.weight_bits)
-        except TrainingError as error:
-            raise TrainingError(f"{self._place(j)}: {error}; use a lower learning_rate or fewer weight_bits") from None
-        self.arrays[quotient], self.arrays[remainder] = product
-        return product[0]
-
-    def _require_range(self, what: str, j: int, values: Tensor, limit: int, fraction: int) -> None:
-        low, high = (int(bound) for bound in torch.aminmax(values))
-        if low < -limit or high >= limit:
-            value = low if -low > high else high
-            parameter = "gradient_bits" if what == "gradient" else "activation_bits"
-            raise TrainingError(
-                f"{self._place(j)}: the {what} {value} (which stands for {value / 2**fraction:.6g}) lies outside "
-                f"[{-limit}, {limit - 1}]; use a lower learning_rate or fewer {parameter}"
-            )
-
-    def _place(self, j: int) -> str:
-        return f"step {self.number + 1} of {self.steps}, layer {j + 1} of {len(self.weights)}"
+def _steps(
+    numbers: range, weights: list[Tensor], x: Tensor, y: Tensor, batches: NDArray[np.int64], settings: Settings
+) -> Iterator[tuple[Arrays, list[Tensor]]]:
+    """Each step's arrays and the weights after it, both valid until the next is asked for."""
+    largest = [exact.magnitude(matrix) for matrix in weights]
+    for t in numbers:
+        rows = torch.from_numpy(np.ascontiguousarray(batches[t])).to(x.device)
+        arrays = Step(t, weights, largest, settings, len(batches)).run(x[rows], y[rows])
+        yield {"batch": batches[t], **{name: _narrowed(name, value, settings) for name, value in arrays.items()}}, weights
 
 
 def _narrowed(name: str, values: Tensor, settings: Settings) -> NDArray[np.generic]:
     """The array in the type that the trace stores it in."""
-    return np.asarray(values.numpy()).astype(stored_type(name, settings.fixed_point.weight_bits))
+    return np.asarray(values.cpu().numpy()).astype(stored_type(name, settings.fixed_point.weight_bits))
+
+
+class _Lazy:
+    """A matrix of weights that comes to the host when numpy asks for it, which is once a chunk."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._matrix = matrix
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self._matrix.to(torch.int64).cpu().numpy(), dtype)
