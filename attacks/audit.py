@@ -20,6 +20,7 @@ from zkaudit.attacks.battery import Battery, battery
 from zkaudit.attacks.config import AuditConfig
 from zkaudit.attacks.curves import curves
 from zkaudit.attacks.defence_table import measured_defences
+from zkaudit.attacks.device import chosen, described
 from zkaudit.attacks.digests import of_model
 from zkaudit.attacks.federated.settings import FederatedSettings
 from zkaudit.attacks.imprint import ImprintOptions, imprint
@@ -42,7 +43,8 @@ def audit(config: AuditConfig, out: Path | None = None, progress: Progress = sil
     started = time.perf_counter()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(None if out is None else out / PARTS, {"config": config.to_dict(), "zkaudit": _version("zkaudit")})
+    about = {"config": config.to_dict(), "zkaudit": _version("zkaudit"), "device": chosen(config.model.device).type}
+    ledger = Ledger(None if out is None else out / PARTS, about)
     with PeakMemory() as memory:
         result = _run(config, ledger, progress)
     result |= {"seconds": time.perf_counter() - started, "memory_bytes": memory.bytes}
@@ -60,14 +62,15 @@ def write(result: Mapping[str, Any], out: Path) -> None:
     report.write(result, out / REPORT)
 
 
-def facts(title: str, config: Mapping[str, Any], digest: str) -> dict[str, Any]:
-    """What every result says of itself."""
+def facts(title: str, config: Mapping[str, Any], digest: str, model: PublicModel) -> dict[str, Any]:
+    """What every result says of itself, and of the device that its model is on."""
     return {
         "schema": 1,
         "zkaudit": _version("zkaudit"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "title": title,
         "config": {name: table for name, table in config.items() if isinstance(table, Mapping)},
+        "device": described(model.device),
         "environment": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "hashes": {"configuration": digest},
     }
@@ -88,7 +91,7 @@ def _run(config: AuditConfig, ledger: Ledger, progress: Progress) -> dict[str, A
     model = with_adapters(handed_out, config)
     if imprints:
         model = imprint(model, [record.text for record in people.auxiliary], ImprintOptions(longest=config.federated.longest))
-    result = facts(config.report.title, config.to_dict(), ledger.digest)
+    result = facts(config.report.title, config.to_dict(), ledger.digest, model)
     result["hashes"] |= {"base model": of_model(handed_out)}
     result["seeds"] = {"model": config.model.seed, "data": config.data.seed, "attacks": config.attacks.seed}
     result["threat"] = threat(config.threat.model, capabilities)

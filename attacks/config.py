@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zkaudit.attacks.device import DEVICES
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.federated.settings import FederatedSettings
 from zkaudit.attacks.lab.records import KINDS
@@ -22,12 +23,16 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class ModelSection:
-    """[model]: `source` is a folder of transformers (or its config.json), or the name of a laboratory model."""
+    """[model]: `source` is a folder of transformers (or its config.json), or the name of a laboratory model.
+
+    `device` is where the audit computes: "cpu", "cuda", or "auto", a GPU where there is one.
+    """
 
     source: str = "nano-llama"
     task: str | None = None  # of a laboratory model; a folder says it itself
     seed: int = 0  # of random weights
     train_steps: int = 0  # of a laboratory model, on public text and records of other people
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         _text("[model] source", self.source)
@@ -35,6 +40,8 @@ class ModelSection:
         _number("[model] train_steps", self.train_steps, 0)
         if self.task not in (None, "causal_lm", "masked_lm", "sequence_classification"):
             _refuse("[model] task", self.task, "causal_lm, masked_lm or sequence_classification")
+        if self.device not in DEVICES:
+            _refuse("[model] device", self.device, f"one of {', '.join(DEVICES)}")
 
 
 @dataclass(frozen=True)

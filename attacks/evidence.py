@@ -48,19 +48,19 @@ def blocks(model: PublicModel, pieces: Sequence[Evidence], longest: int) -> Iter
         for start in range(0, model.vocabulary, BLOCK):
             ids = torch.arange(start, min(start + BLOCK, model.vocabulary), device=model.device)
             seen = activations(model, sites, ids[:, None], torch.full_like(ids[:, None], position))
-            yield position, ids.cpu(), [piece.view(x[:, 0].double()).cpu() for piece, x in zip(pieces, seen, strict=True)]
+            yield position, ids, [piece.view(x[:, 0].double()) for piece, x in zip(pieces, seen, strict=True)]
 
 
 def distances(
     model: PublicModel, pieces: Sequence[Evidence], spaces: Sequence[Subspace], longest: int
 ) -> Iterator[tuple[int, list[Tensor]]]:
-    """For each position how far all tokens (V,) are from each piece's subspace."""
-    far = [torch.ones(model.vocabulary, dtype=torch.float64) for _ in spaces]
+    """For each position how far all tokens (V,) are from each piece's subspace, on the host, where p-values are computed."""
+    far = [torch.ones(model.vocabulary, dtype=torch.float64, device=model.device) for _ in spaces]
     for position, ids, views in blocks(model, pieces, longest):
         for space, view, row in zip(spaces, views, far, strict=True):
             row[ids] = space.distances(view)
         if int(ids[-1]) == model.vocabulary - 1:
-            yield position, [row.clone() for row in far]
+            yield position, [row.to("cpu", copy=True) for row in far]
 
 
 def gather(observation: Observation) -> list[Evidence]:

@@ -128,7 +128,7 @@ class Imprint:
         with model.holding(first.start):
             placed = dependence(model, Site(down)) is Dependence.POSITION
             positions = range(observation.federated.longest if placed else 1)
-            distances = torch.full((model.vocabulary, len(bins)), torch.inf, dtype=torch.float64)
+            distances = bins.new_full((model.vocabulary, len(bins)), torch.inf)
             at = torch.zeros_like(distances, dtype=torch.long)
             for position in positions:
                 known = token_activations(model, Site(down), position).double()
@@ -136,7 +136,7 @@ class Imprint:
                 at[here < distances] = position
                 distances = torch.minimum(distances, here)
                 progress("looking up bins", (position + 1) / len(positions))
-        return self._recovery(observation, distances, at, placed)
+        return self._recovery(observation, distances.cpu(), at.cpu(), placed)
 
     def _recovery(self, observation: Observation, distances: Tensor, at: Tensor, placed: bool) -> Recovery:
         vocabulary, count = distances.shape

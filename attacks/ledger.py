@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
+
 PERIOD = 0.02  # seconds between looks at the process's memory
 
 
@@ -62,12 +64,15 @@ class Ledger:
 
 
 class PeakMemory:
-    """Within its context, how far the process's resident memory rises above its start, in bytes; 0 where that is not known."""
+    """Within its context, how far memory in use rises above its start, in bytes; 0 where that is not known.
+
+    That is the process's resident memory and, on a GPU, what tensors take there, looked at every PERIOD.
+    """
 
     bytes = 0
 
     def __enter__(self) -> Self:
-        self._start = _resident()
+        self._start = _in_use()
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
@@ -75,12 +80,16 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(PERIOD):
-            self.bytes = max(self.bytes, _resident() - self._start)
+            self.bytes = max(self.bytes, _in_use() - self._start)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop.set()
         self._watcher.join()
-        self.bytes = max(self.bytes, _resident() - self._start)
+        self.bytes = max(self.bytes, _in_use() - self._start)
+
+
+def _in_use() -> int:
+    return _resident() + int(torch.cuda.memory_allocated())  # 0 without a GPU, or before it is used
 
 
 def _resident() -> int:

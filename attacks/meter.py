@@ -32,7 +32,7 @@ from zkaudit.attacks.sites import Dependence
 from zkaudit.attacks.taps import Group, Tap, TokenLeak, find, quiet, token_leaks
 from zkaudit.attacks.taps import groups as join
 from zkaudit.attacks.taps.quiet import Quiet
-from zkaudit.attacks.twin import groups_of_plan, is_plan
+from zkaudit.attacks.twin import groups_of_plan
 
 Regime = Literal["exact", "soft", "weak", "set", "none"]
 Verdict = Literal["exposed", "partly exposed", "weakly exposed", "memorisation only", "unknown"]
@@ -125,7 +125,7 @@ def measure(model: PublicModel, tokens: int, federated: FederatedSettings | None
     if not model.trainable():
         raise AuditError("the model has no trainable tensor, so no update can leak anything")
     taps, leaks = find(model), token_leaks(model)
-    groups = groups_of_plan(model, taps) if is_plan(model) else join(model, taps)
+    groups = groups_of_plan(model, taps) if model.is_plan else join(model, taps)
     muted = [tap for tap in taps if _mute(model, tap, federated)]
     mute = {tap.parameters[0] for tap in muted}
     rows = [_group_row(group, tokens, federated, mute) for group in groups]

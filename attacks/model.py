@@ -35,6 +35,10 @@ class Batch:
         """Some of the records."""
         return Batch(self.input_ids[chosen], self.attention_mask[chosen], self.labels[chosen])
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class PublicModel:
@@ -47,6 +51,17 @@ class PublicModel:
     @property
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
+
+    def to(self, device: torch.device) -> PublicModel:
+        """This model, now on a device. A plan, which has no values to move, stays on the meta device."""
+        if not self.is_plan:
+            self.module.to(device)
+        return self
+
+    @property
+    def is_plan(self) -> bool:
+        """Whether the model has tensors without values: enough for the meter, not for an attack."""
+        return any(parameter.is_meta for parameter in self.module.parameters())
 
     @property
     def config(self) -> Any:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from zkaudit.attacks.adapters import BottleneckSettings, insert
+from zkaudit.attacks.device import seeded
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.model import PublicModel
 
@@ -118,8 +119,7 @@ def apply(model: PublicModel, settings: PeftSettings | Mapping[str, Any], seed: 
         settings = load(settings)
     if hasattr(model.module, "peft_config") or model.trainable():
         raise AuditError("the model already has trainable tensors; give the base model alone")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, model.device):
         return _ours(model, settings) if settings.type in OURS else _peft(model, settings)
 
 

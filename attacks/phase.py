@@ -32,7 +32,7 @@ def diagram(model: PublicModel, seed: int = 0, progress: Progress = silent) -> d
     atoms = token_activations(model, seen[0].site, 0).double()
     norms = atoms.norm(dim=1)
     atoms = atoms[norms > 1e-6 * norms.max()]
-    atoms = atoms[torch.randperm(len(atoms), generator=generator)[:VOCABULARY]]
+    atoms = atoms[torch.randperm(len(atoms), generator=generator)[:VOCABULARY].to(atoms.device)]
     unit = (atoms / atoms.norm(dim=1, keepdim=True)).float()
     ranks = [rank for rank in RANKS if rank <= atoms.shape[1]]
     tokens = [count for count in TOKENS if count < min(len(atoms) // 4, 2 * atoms.shape[1])]
@@ -50,8 +50,8 @@ def _recall(atoms: torch.Tensor, unit: torch.Tensor, rank: int, count: int, gene
     true = torch.randperm(len(atoms), generator=generator)[:count]
     size = torch.randn(count, generator=generator, dtype=torch.float64).exp()  # some errors are far larger than others
     mix = torch.randn(rank, count, generator=generator, dtype=torch.float64) * size
-    rows = (mix @ atoms[true]).float()
-    everywhere = torch.full((len(atoms),), -1)
-    sample = torch.randperm(len(atoms), generator=generator)[:SAMPLE]
+    rows = (mix.to(atoms) @ atoms[true.to(atoms.device)]).float()
+    everywhere = torch.full((len(atoms),), -1, device=atoms.device)
+    sample = torch.randperm(len(atoms), generator=generator)[:SAMPLE].to(atoms.device)
     picks = pursue([(unit, rows)], everywhere, count, count, sample, len(atoms), PursuitOptions())
     return len(set(picks.order) & set(true.tolist())) / count

@@ -70,7 +70,7 @@ class Part:
     def __post_init__(self) -> None:
         self.taken = self.atoms[:0]
         self.inner = self.atoms @ self.residual.T
-        self.free = torch.ones(len(self.atoms), dtype=self.atoms.dtype)
+        self.free = self.atoms.new_ones(len(self.atoms))
         self.energy = float(self.residual.square().sum())
         self.least = max(self.floor * self.energy / len(self.residual), 1e-12 * self.energy)
 
@@ -142,18 +142,19 @@ def pursue(
     hits: list[float] = []
     dimension = max(part.atoms.shape[1] for part in work)
     limit = min(most, dimension - 1)
-    closed = torch.zeros(len(places), dtype=torch.bool)
+    closed = torch.zeros_like(places, dtype=torch.bool)
     at_place: Counter[int] = Counter()
     while len(order) < limit:
         scored = [part.scores() for part in work]
         together = torch.stack([score for score, _ in scored]).mean(0).masked_fill(closed, -2.0)
         near = together.topk(min(CLOSE, len(together))).indices
+        candidates, at = near.tolist(), places[near].tolist()
         log_p = torch.zeros(len(near), dtype=torch.float64)
         for part, (score, rank) in zip(work, scored, strict=True):
             log_p += log_p_values(score[near], rank, score[sample], part.atoms.shape[1] - len(order))
         picks: list[int] = []
         for chosen in log_p.argsort(stable=True).tolist():
-            best, place, wrong = int(near[chosen]), int(places[near[chosen]]), float(log_p[chosen].exp()) * total
+            best, place, wrong = candidates[chosen], at[chosen], float(log_p[chosen].exp()) * total
             if picks and (len(picks) == AT_ONCE or len(order) == limit or wrong > CERTAIN):
                 break
             if closed[best] or _alike(work, best, picks):
@@ -187,14 +188,14 @@ def _claimed(hits: Sequence[float], bound: float, picks: int) -> int:
 
 
 def log_p_values(score: Tensor, rank: float, null: Tensor, dimension: int) -> Tensor:
-    """log P(score or more) under a Beta with the mean of the `null` scores; 0 where there is nothing to tell."""
+    """log P(score or more) under a Beta with the mean of the `null` scores, on the host; 0 where there is nothing to tell."""
     null = null[null >= 0]
     if rank < 1e-6 or dimension < 2 or len(null) == 0:
         return torch.zeros(len(score), dtype=torch.float64)
     mean = float(np.clip(float(null.double().mean()), 1e-9, 1 - 1e-9))
     alpha = rank / 2
     beta = max(alpha * (1 - mean) / mean, 1e-3)
-    values = score.double().clamp(0, 1).numpy()
+    values = score.double().clamp(0, 1).cpu().numpy()
     return torch.from_numpy(np.maximum(stats.beta.logsf(values, alpha, beta), -1e4) - 1e-3 * (values >= 1) * values)
 
 
@@ -236,11 +237,11 @@ class Pursuit:
 @dataclass(frozen=True)
 class _Pool:
     atoms: list[Tensor]  # one (N, m) a piece, of unit norm
-    tokens: Tensor  # (N,)
+    tokens: list[int]  # N
     positions: Tensor  # (N,), -1 where positions do not matter
     sample: Tensor
     total: int  # candidates there are
-    first: Tensor  # (V,) -log p of each token at first sight, at its best position
+    first: Tensor  # (V,) -log p of each token at first sight, at its best position, on the host
 
 
 def compressed(rows: Tensor) -> Tensor:
@@ -267,19 +268,20 @@ def _pool(
         looks = [Part(a, y, options.floor).scores() for a, y in zip(atoms, rows, strict=True)]
         score = torch.stack([each for each, _ in looks]).mean(0)
         log_p = [log_p_values(each, rank, each, a.shape[1]) for (each, rank), a in zip(looks, atoms, strict=True)]
-        best[ids] = torch.maximum(best[ids], -torch.stack(log_p).sum(0).float())
+        own = ids.cpu()
+        best[own] = torch.maximum(best[own], -torch.stack(log_p).sum(0).float())
         top = score.topk(min(len(score), max(2 * options.pool // parts, 256))).indices
         place = position if pieces[0].positional else -1
         kept.append((score[top], ids[top], torch.full_like(top, place), [a[top] for a in atoms]))
-        drawn = torch.randperm(len(score), generator=generator)[: -(-SAMPLE // parts)]
+        drawn = torch.randperm(len(score), generator=generator)[: -(-SAMPLE // parts)].to(ids.device)
         sampled.append((ids[drawn], torch.full_like(drawn, place), [a[drawn] for a in atoms]))
         progress("looking at candidates", (number + 1) / parts)
     count = sum(len(part[0]) for part in kept)
     tokens = torch.cat([part[1] for part in kept] + [part[0] for part in sampled])
     place_of = torch.cat([part[2] for part in kept] + [part[1] for part in sampled])
     atoms = [torch.cat([part[3][i] for part in kept] + [part[2][i] for part in sampled]) for i in range(len(pieces))]
-    sample = torch.arange(count, len(tokens))
-    return _Pool(atoms, tokens, place_of, sample, model.vocabulary * positions, best)
+    sample = torch.arange(count, len(tokens), device=tokens.device)
+    return _Pool(atoms, tokens.tolist(), place_of, sample, model.vocabulary * positions, best)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -289,19 +291,19 @@ def _unit(x: Tensor) -> Tensor:
 
 def _recovery(name: str, pool: _Pool, picks: Picks, rows: Sequence[Tensor]) -> Recovery:
     """Claimed tokens first, then other picks if together they explain the rows, then all others by their first score."""
-    claimed = len({int(pool.tokens[i]) for i in picks.order[: picks.claimed]})
+    claimed = len({pool.tokens[i] for i in picks.order[: picks.claimed]})
     ahead = picks.order if picks.left < EXPLAINED else picks.order[: picks.claimed]
-    picked = list(dict.fromkeys(int(pool.tokens[i]) for i in ahead))
+    picked = list(dict.fromkeys(pool.tokens[i] for i in ahead))
     rest = pool.first.clone()
     rest[picked] = -math.inf
     others = rest.argsort(descending=True, stable=True)[: len(rest) - len(picked)]
-    top = float(pool.first.max())
+    top, positions = float(pool.first.max()), pool.positions.tolist()
     scores = [top + len(picked) - i for i in range(len(picked))] + pool.first[others].tolist()
     evidence = {
-        "singular_values": [float(s) for s in torch.linalg.svdvals(rows[0].double())[:256]],
+        "singular_values": torch.linalg.svdvals(rows[0].double())[:256].tolist(),
         "rank": len(rows[0]),
         "dimension": rows[0].shape[1],
-        "picks": [(int(pool.tokens[i]), int(pool.positions[i])) for i in picks.order],
+        "picks": [(pool.tokens[i], positions[i]) for i in picks.order],
         "claimed_picks": picks.claimed,
         "false_hits": picks.false_hits,
         "unexplained": picks.left,

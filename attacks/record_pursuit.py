@@ -98,7 +98,7 @@ class _Tree:
         if not pieces:
             raise AuditError("record pursuit needs a trained module behind the first block of a causal model; there is none")
         self.sites = [piece.group.site for piece in pieces]
-        nothing = [torch.empty(0, piece.rows.shape[1]) for piece in pieces]
+        nothing = [piece.rows.new_empty(0, piece.rows.shape[1], dtype=torch.float32) for piece in pieces]
         self.parts = [Part(none, compressed(p.rows), options.tokens.floor) for none, p in zip(nothing, pieces, strict=True)]
 
     def set_tokens_apart(self) -> bool:
@@ -183,7 +183,7 @@ def last_inputs(model: PublicModel, sites: Sequence[Site], texts: Sequence[Seque
     """What each site sees at the last token of each text (all of one length): a unit (len(texts), d) for each site."""
     ids = torch.tensor(texts, device=model.device)
     blocks = [[a[:, -1] for a in activations(model, sites, ids[i : i + BLOCK])] for i in range(0, len(ids), BLOCK)]
-    return [torch.nn.functional.normalize(torch.cat(parts).float(), dim=1).cpu() for parts in zip(*blocks, strict=True)]
+    return [torch.nn.functional.normalize(torch.cat(parts).float(), dim=1) for parts in zip(*blocks, strict=True)]
 
 
 def _log_p(part: Part, candidates: int) -> Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zkaudit.attacks import peft_setup
+from zkaudit.attacks import device, peft_setup
 from zkaudit.attacks.attack import Progress, Recovery, silent
 from zkaudit.attacks.audit import PARTS, facts, metered, threat, write
 from zkaudit.attacks.battery import Share, attempt, examples_of, joined, scorer_of
@@ -40,11 +40,12 @@ class SavedUpdate:
     records: Path | None = None
     batch: int = 8
     longest: int = 64
+    device: str = "auto"
 
 
-def model_with_adapters(model: Path, peft: Path | None) -> PublicModel:
-    """The model at a path with the adapters of a configuration. AuditError names what is missing."""
-    base = model_from(model)
+def model_with_adapters(model: Path, peft: Path | None, where: str = "auto") -> PublicModel:
+    """The model at a path with the adapters of a configuration, on the device `where`. AuditError names what is missing."""
+    base = model_from(model).to(device.chosen(where))
     folder = model if model.is_dir() else model.parent
     found = peft or folder / peft_setup.ADAPTER_CONFIG
     if not found.exists():
@@ -57,9 +58,11 @@ def model_with_adapters(model: Path, peft: Path | None) -> PublicModel:
 def audit_saved(saved: SavedUpdate, out: Path, progress: Progress = silent) -> dict[str, Any]:
     """Run all passive attacks that fit and write result.json and report.html. AuditError if the files do not fit together."""
     started = time.perf_counter()
-    model = model_with_adapters(saved.model, saved.peft)
+    model = model_with_adapters(saved.model, saved.peft, saved.device)
     if model.tokenizer is None:
         raise AuditError(f"{saved.model} has no tokenizer, without which tokens cannot be read")
+    if model.is_plan:
+        raise AuditError(f"{saved.model} has no weights, and too many for random ones; only the meter can do without")
     if saved.start is not None:
         model.assign(load_weights(model, saved.start))
     update = load_for(model, saved.update, saved.kind)
@@ -70,8 +73,8 @@ def audit_saved(saved: SavedUpdate, out: Path, progress: Progress = silent) -> d
     out.mkdir(parents=True, exist_ok=True)
     hashes = {"base model": of_model(model), "update": of_tensors(update.tensors)}
     about = {name: None if value is None else str(value) for name, value in asdict(saved).items()}
-    ledger = Ledger(out / PARTS, {**about, **hashes})
-    result = facts(f"Leakage audit of {saved.update.name}", {"saved": about}, ledger.digest)
+    ledger = Ledger(out / PARTS, {**about, **hashes, "device": model.device.type})
+    result = facts(f"Leakage audit of {saved.update.name}", {"saved": about}, ledger.digest, model)
     result["hashes"] |= hashes
     result["threat"] = threat("passive", Capability.UPDATE)
     result["meter"] = metered(model, settings.batch * settings.longest, settings)

@@ -10,6 +10,7 @@ from pathlib import Path
 from zkaudit.attacks import peft_setup
 from zkaudit.attacks.attack import Progress, silent
 from zkaudit.attacks.config import AuditConfig
+from zkaudit.attacks.device import chosen
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.federated.settings import FederatedSettings
 from zkaudit.attacks.lab import models
@@ -73,10 +74,11 @@ def records(config: AuditConfig) -> Records:
 
 
 def base_model(config: AuditConfig, public: Sequence[Record], progress: Progress = silent) -> PublicModel:
-    """The base model, without adapters, all weights frozen."""
+    """The base model on the audit's device, without adapters, all weights frozen. AuditError if it cannot be audited."""
     section = config.model
+    device = chosen(section.device)
     if section.source in models.SHAPES:
-        model = models.build(section.source, section.seed, section.task)  # type: ignore[arg-type]
+        model = models.build(section.source, section.seed, section.task).to(device)  # type: ignore[arg-type]
         if section.train_steps:
             texts = [record.text for record in public]
             models.train_language(model, texts, section.train_steps, seed=section.seed, progress=progress)
@@ -87,7 +89,9 @@ def base_model(config: AuditConfig, public: Sequence[Record], progress: Progress
     model = model_from(path, seed=section.seed)
     if model.tokenizer is None:
         raise AuditError(f"{path} has no tokenizer, without which records cannot be read")
-    return model
+    if model.is_plan:
+        raise AuditError(f"{path} has no weights, and too many for random ones; only the meter can do without")
+    return model.to(device)
 
 
 def with_adapters(base: PublicModel, config: AuditConfig) -> PublicModel:

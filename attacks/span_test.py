@@ -138,7 +138,7 @@ def _density(law: tuple[float, float] | None, edges: np.ndarray) -> list[float]:
 
 def _recovery(name: str, seen: _Seen, order: Tensor, scores: list[float], claimed: int) -> Recovery:
     evidence = {
-        "singular_values": [float(s) for s in seen.space.singular[:256]],
+        "singular_values": seen.space.singular[:256].tolist(),
         "rank": seen.space.rank,
         "dimension": seen.space.dimension,
         "distances": {

@@ -39,7 +39,7 @@ class Subspace:
         norms = candidates.norm(dim=-1, keepdim=True)
         unit = candidates / norms.clamp_min(1e-300)
         residual = unit - (unit @ self.basis) @ self.basis.T
-        return torch.where(norms[..., 0] > 0, residual.norm(dim=-1), torch.ones((), dtype=unit.dtype)).clamp(0, 1)
+        return torch.where(norms[..., 0] > 0, residual.norm(dim=-1), 1.0).clamp(0, 1)
 
     def p_values(self, distances: Tensor) -> Tensor:
         """Of the distances, under the null that a candidate's direction is uniform."""
@@ -69,7 +69,7 @@ def gap_rank(singular: Tensor, precision: float = 2.0**-24) -> int:
     Rounding of entries at `precision` leaves singular values of up to about 30 precision s_0; a gap counts if it is at least
     tenfold and ends below that. Without one the rows have full rank.
     """
-    s = singular.double().numpy()
+    s = singular.double().cpu().numpy()
     if len(s) == 0 or s[0] <= 0:
         return 0
     s = np.maximum(s / s[0], 1e-18)
@@ -86,5 +86,5 @@ def beta_p_values(distances: Tensor, dimension: int, rank: int) -> Tensor:
         return torch.ones_like(distances)
     if rank >= dimension:
         return torch.ones_like(distances)  # everything lies in the whole space: no evidence
-    squared = distances.double().clamp(0, 1).square().numpy()
-    return torch.from_numpy(np.asarray(stats.beta.cdf(squared, (dimension - rank) / 2, rank / 2)))
+    squared = distances.double().clamp(0, 1).square().cpu().numpy()
+    return torch.from_numpy(np.asarray(stats.beta.cdf(squared, (dimension - rank) / 2, rank / 2))).to(distances.device)

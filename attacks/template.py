@@ -10,6 +10,7 @@ source = "nano-llama"     # a folder that transformers saved (or its config.json
 # task = "causal_lm"      # of a laboratory model: causal_lm, masked_lm or sequence_classification
 seed = 0                  # of random weights
 train_steps = 150         # of a laboratory model, on public text and records of other people; 0 leaves it random
+device = "auto"           # where the audit computes: cpu, cuda, or auto, which is a GPU where torch sees one
 
 [peft]
 type = "LORA"             # LORA, DORA, ADALORA, IA3, PREFIX_TUNING, PROMPT_TUNING, P_TUNING, LN_TUNING, BITFIT,

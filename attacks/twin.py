@@ -21,11 +21,6 @@ LAYERS = 2
 VOCABULARY = 256
 
 
-def is_plan(model: PublicModel) -> bool:
-    """Whether the model has tensors without values."""
-    return any(parameter.is_meta for parameter in model.module.parameters())
-
-
 def groups_of_plan(model: PublicModel, taps: Sequence[Tap]) -> list[Group]:
     """`taps.groups` of a plan: those of the stand-in, the second layer's repeated for each later one."""
     twin = stand_in(model)

@@ -41,6 +41,8 @@ def _audit(arguments: argparse.Namespace) -> int:
     from zkaudit.attacks import config
     from zkaudit.attacks.audit import audit
 
+    if arguments.device is not None:
+        raise BadInput("--device is for --update and meter; an audit's device stands in its configuration, [model] device")
     settings = config.load(Path(arguments.config))
     with ProgressBar() as progress:
         result = audit(settings, arguments.out, progress)
@@ -63,6 +65,7 @@ def _saved(arguments: argparse.Namespace) -> int:
         records=arguments.records,
         batch=arguments.batch,
         longest=arguments.longest,
+        device=arguments.device or "auto",
     )
     with ProgressBar() as progress:
         result = audit_saved(saved, arguments.out, progress)
@@ -77,7 +80,8 @@ def _meter(arguments: argparse.Namespace) -> int:
     from zkaudit.attacks.meter import measure
     from zkaudit.attacks.saved_audit import model_with_adapters
 
-    measured = measure(model_with_adapters(arguments.model, arguments.peft), arguments.tokens)
+    model = model_with_adapters(arguments.model, arguments.peft, arguments.device or "auto")
+    measured = measure(model, arguments.tokens)
     print(json.dumps(measured.to_dict(), indent=1) if arguments.json else "\n".join(measured.lines()))
     return DONE
 
@@ -110,7 +114,7 @@ def _summary(result: Mapping[str, Any], out: Path) -> None:
         warning = "  stops only an attacker who does not know of it" if defence["static_only"] else ""
         static, adaptive = defence["static"]["value"], defence["adaptive"]["value"]
         print(f"defence {defence['name']:<24} static {static:.2f}  adaptive {adaptive:.2f}{warning}")
-    print(f"{out}: result.json and report.html, {result['seconds']:.0f} s")
+    print(f"{out}: result.json and report.html, {result['seconds']:.0f} s on {result['device']}")
 
 
 def _cell(attack: Mapping[str, Any], metric: str) -> str:
@@ -134,6 +138,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     saved.add_argument("--records", metavar="FILE", type=Path, help="the records behind it, as JSON lines, to score attacks")
     saved.add_argument("--batch", metavar="N", type=int, default=8, help="records behind the update, at most (default 8)")
     saved.add_argument("--longest", metavar="N", type=int, default=64, help="tokens a record, at most (default 64)")
+    where = "where to compute, for meter too (default auto: a GPU if torch sees one)"
+    saved.add_argument("--device", choices=("auto", "cpu", "cuda"), help=where)
     meter = parser.add_argument_group("meter")
     meter.add_argument("--tokens", metavar="N", type=int, help="token positions behind one update")
     meter.add_argument("--json", action="store_true", help="print the measurement as JSON")

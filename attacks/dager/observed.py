@@ -58,7 +58,7 @@ class Rows:
         """Their row space, of the rank that stands above the noise, but at most `most`: that many tokens there can be."""
         if len(self.values) == 0:
             width = self.values.shape[1]
-            return Subspace(torch.zeros(width, 0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
+            return Subspace(self.values.new_zeros(width, 0), self.values.new_zeros(0))
         whole = subspace(self.values, min(self.values.shape))
         edge = self.noise * sum(math.sqrt(size) for size in self.values.shape)  # the largest singular value of noise alone
         rank = min(gap_rank(whole.singular, max(2.0**-24, edge / float(whole.singular[0]))), most)
@@ -78,8 +78,7 @@ def rows(group: Group, rounds: Sequence[Round], federated: FederatedSettings) ->
                 values.append(part / norm)
                 errors.append((tap.rows(rounding).double() / norm).square().mean())
     if not values:
-        width = tap.rows(tensors).shape[1]
-        return Rows(torch.zeros(0, width, dtype=torch.float64), 0.0)
+        return Rows(part[:0], 0.0)
     return Rows(torch.cat(values), float(torch.stack(errors).mean().sqrt()))
 
 

@@ -67,7 +67,7 @@ class Stage:
         near = squared < NEAR  # there the difference from 1 says nothing, so the residual is computed
         squared[near] = (unit[near] - inside[near] @ basis.T).square().sum(-1)
         off = self.noise * max(self.dimension - self.space.rank, 0) ** 0.5 / self.space.singular[: self.space.rank]
-        distances = torch.where(norms[..., 0] > 0, squared.clamp(0, 1).sqrt(), torch.ones((), dtype=basis.dtype))
+        distances = torch.where(norms[..., 0] > 0, squared.clamp(0, 1).sqrt(), 1.0)
         return distances, (inside * off.to(basis.dtype)).norm(dim=-1)
 
     def distances(self, inputs: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def published_stages(
     tensors = gradient(seen, federated)
     number = torch.float64 if averaged and not lora else torch.float32
 
-    def matrix(tap: Tap) -> Tensor:
+    def matrix(tap: Tap) -> Tensor:  # on the host, whose generator the basis is drawn by
         return tap.rows(tensors).detach().to(number).cpu()
 
     width = matrix(first[0].taps[0]).shape[1]
@@ -173,7 +173,8 @@ def published_stages(
         values = matrix(group.taps[0])
         singular = torch.linalg.svdvals(values.double())
         basis = _low_rank_basis(values, min(rank, *values.shape), options.seed)
-        return Stage(group, Subspace(basis, singular), seen.start, dimension=width)
+        space = Subspace(basis.to(observation.model.device), singular.to(observation.model.device))
+        return Stage(group, space, seen.start, dimension=width)
 
     return stage(first[0]), stage(later[0]), rules, rank
 

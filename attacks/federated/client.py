@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zkaudit.attacks.attack import Progress, silent
+from zkaudit.attacks.device import seeded
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.federated.settings import FederatedSettings
 from zkaudit.attacks.lab.records import Record
@@ -46,7 +47,7 @@ def batches(model: PublicModel, records: Sequence[Record], settings: FederatedSe
             batch = causal_batch(rows, pad)
         if model.task == "masked_lm":
             batch = masked(batch, model.tokenizer.mask_token_id, generator)
-        result.append(Batch(*(x.to(model.device) for x in (batch.input_ids, batch.attention_mask, batch.labels))))
+        result.append(batch.to(model.device))
     return result
 
 
@@ -102,9 +103,7 @@ def one_round(
 ) -> Update:
     """What is sent of `gradient`, or of how far `train` moves the model, which holds its start values again afterwards."""
     module, start, training = model.module, model.state(), model.module.training
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with seeded(seed, model.device):
         module.train(settings.dropout)
         try:
             if settings.sends == "gradient":

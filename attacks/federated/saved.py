@@ -109,8 +109,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 
 def _fitted(model: PublicModel, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors under the model's names for them, in float32 or float64."""
+    """The tensors under the model's names for them, in float32 or float64, on the model's device."""
     known = _names(model)
+    device = torch.device("cpu") if model.is_plan else model.device
     result: dict[str, Tensor] = {}
     foreign = []
     for name, value in tensors.items():
@@ -122,7 +123,7 @@ def _fitted(model: PublicModel, tensors: Mapping[str, Tensor], path: Path) -> di
         elif not value.is_floating_point():
             raise AuditError(f"{path}: '{own}' is of type {str(value.dtype).removeprefix('torch.')}, not of real numbers")
         else:
-            result[own] = value if value.dtype == torch.float64 else value.float()
+            result[own] = value.to(device, torch.float64 if value.dtype == torch.float64 else torch.float32)
     if not result:
         example = f", such as '{foreign[0]}'" if foreign else ""
         raise AuditError(f"{path} is of another model: this one trains none of its {len(foreign)} tensors{example}")

@@ -131,7 +131,7 @@ def train_language(
             pool = encoded[number % len(encoded)]
             rows.append([*pool[int(torch.randint(len(pool), (), generator=generator))], end])
         optimizer.zero_grad()
-        loss = model.loss(causal_batch(rows, model.tokenizer.pad_token_id))
+        loss = model.loss(causal_batch(rows, model.tokenizer.pad_token_id).to(model.device))
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()

@@ -99,8 +99,9 @@ def _log_perplexity(judge: PublicModel, problem: Problem, ids: Tensor) -> float:
     """Mean negative log likelihood of the next token, over all records."""
     if judge.vocabulary < problem.model.vocabulary:
         raise AuditError("the language model of lamp has fewer tokens than the model under attack")
-    logits = judge.module(input_ids=ids, attention_mask=problem.mask).logits[:, -ids.shape[1] : -1]
-    wanted = ids.masked_fill(problem.mask == 0, IGNORED)[:, 1:]
+    ids, mask = ids.to(judge.device), problem.mask.to(judge.device)
+    logits = judge.module(input_ids=ids, attention_mask=mask).logits[:, -ids.shape[1] : -1]
+    wanted = ids.masked_fill(mask == 0, IGNORED)[:, 1:]
     if not bool((wanted != IGNORED).any()):
         return 0.0
     return float(F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED))

@@ -276,7 +276,7 @@ def _without_regulariser(problem: Problem, goal: Target) -> Target:
 
 def _scored(problem: Problem, dummy: Dummy, found: Sequence[Sequence[int]]) -> list[tuple[int, float]]:
     """The tokens found, each with its best cosine to a vector."""
-    best = problem.similarities(dummy.vectors)[problem.mask.bool()].amax(0)
+    best = problem.similarities(dummy.vectors)[problem.mask.bool()].amax(0).cpu()
     return [(token, float(best[token])) for token in dict.fromkeys(token for row in found for token in row)]
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
 
 from zkaudit.attacks.attack import Ranking, Recovery
 from zkaudit.attacks.errors import AuditError
@@ -170,6 +169,8 @@ class Scorer:
 
     def _records_won(self, own: Sequence[str], recovery: Recovery) -> dict[str, Sample]:
         """A record is won if its context was recovered and, in its own sequence or as a guess for its owner, every value."""
+        from rouge_score.rouge_scorer import RougeScorer  # slow to load, and needed for texts only
+
         rouge = RougeScorer(["rougeL"])
         known, won, with_values = [], [], []
         for record, true, values, text in zip(self._records, self._true, self._values, own, strict=True):

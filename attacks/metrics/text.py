@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer
 from scipy.optimize import linear_sum_assignment
 
 from zkaudit.attacks.metrics.bootstrap import Sample, mean_of
@@ -35,6 +33,8 @@ def as_words(ids: Sequence[int]) -> str:
 
 def rouge1_table(recovered: Sequence[str], true: Sequence[str]) -> np.ndarray:
     """ROUGE-1 (F measure) of every recovered text with every true one, (recovered, true); words as rouge_score splits them."""
+    from rouge_score.tokenizers import DefaultTokenizer
+
     split = DefaultTokenizer(use_stemmer=False).tokenize
     ours, theirs = ([Counter(split(text)) for text in texts] for texts in (recovered, true))
     table = np.zeros((len(recovered), len(true)))
@@ -54,6 +54,8 @@ def match(recovered: Sequence[str], true: Sequence[str]) -> list[int | None]:
 
 def sequence_metrics(pairs: Sequence[tuple[Line | None, Line]]) -> dict[str, Sample]:
     """Metrics of (recovered, true) pairs of one batch; ROUGE values are F measures."""
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer(list(KINDS), use_stemmer=False)
     rouge = [scorer.score(true.text, found.text if found else "") for found, true in pairs]
     right = [sum(a == b for a, b in zip(found.ids, true.ids, strict=False)) if found else 0 for found, true in pairs]

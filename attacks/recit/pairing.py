@@ -74,9 +74,9 @@ class Behind:
     tolerance: float = 1.0
 
     def distances(self, model: PublicModel, ids: Tensor, start: taps.State) -> Tensor:
-        """Of the last token of each sequence (N, T) in its context, (N,)."""
+        """Of the last token of each sequence (N, T) in its context, (N,), on the host."""
         (seen,) = activations(model, [self.group.site], ids.to(model.device))
-        distances = self.span.distances(self.group.view(seen[:, -1], start).double().cpu())
+        distances = self.span.distances(self.group.view(seen[:, -1], start).double()).cpu()
         return torch.where(distances > self.tolerance, 1.0, distances)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from zkaudit.attacks.attack import Progress, silent
+from zkaudit.attacks.device import seeded
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.lab.records import Record
 from zkaudit.attacks.lab.tokenizer import prose
@@ -69,8 +70,7 @@ def poison(
     optimizer = torch.optim.AdamW(module.parameters(), lr=options.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=options.steps, pct_start=0.1)
     share = round(options.clean * options.batch)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)  # dropout's
+    with seeded(options.seed, model.device):  # dropout's
         for step in range(options.steps):
             rows = [told[int(torch.randint(len(told), (), generator=draw))] for _ in range(options.batch - share)]
             picked = [plain[int(torch.randint(len(plain), (), generator=draw))] for _ in range(share)]

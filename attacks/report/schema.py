@@ -88,6 +88,7 @@ SCHEMA: Schema = {
         title=STRING,
         config=_map({"type": "object"}),
         threat=_object(name=STRING, capabilities=_list(STRING), description=STRING),
+        device=STRING,
         environment={"type": "object"},
         hashes=_map(STRING),
         seeds={"type": "object"},

@@ -40,7 +40,7 @@ def _layers(model: PublicModel) -> Iterator[tuple[nn.Module, Tensor]]:
         if isinstance(module, nn.Embedding) or any(part in name for part in SECOND):
             continue
         if weight is not None and weight.dim() == 2 and weight.is_floating_point():
-            yield module, weight.detach().double().cpu()
+            yield module, weight.detach().double()
 
 
 def _matrices(model: PublicModel) -> Iterator[Tensor]:
@@ -55,7 +55,7 @@ def _biases(model: PublicModel) -> Iterator[Tensor]:
     for module, _ in _layers(model):
         bias = getattr(module, "bias", None)
         if isinstance(bias, Tensor):
-            yield bias.detach().double().cpu()
+            yield bias.detach().double().cpu()  # for scipy
 
 
 def _equal_rows(weight: Tensor) -> float:

@@ -113,8 +113,9 @@ def _rows(name: str, start: nn.Parameter) -> Callable[[State], Tensor]:
 
 def _some_rows(name: str, listed: tuple[int, ...], vocabulary: int) -> Callable[[State], Tensor]:
     def scores(update: State) -> Tensor:
-        result = torch.zeros(vocabulary, dtype=torch.float64)
-        result[list(listed)] = update[name].double().norm(dim=1).cpu()
+        norms: Tensor = update[name].double().norm(dim=1)
+        result: Tensor = norms.new_zeros(vocabulary)
+        result[list(listed)] = norms
         return result
 
     return scores

@@ -59,6 +59,7 @@ def _facts(result: Mapping[str, Any]) -> list[tuple[str, Child]]:
         ("Defences tried", len(result.get("defences", [])) or None),
         ("Date", moment(result["created"]) if result.get("created") else None),
         ("Run time", None if result.get("seconds") is None else duration(result["seconds"])),
+        ("Device", result.get("device")),
         ("Peak memory", None if result.get("memory_bytes") is None else size(result["memory_bytes"])),
         ("Model SHA-256", tag("code", model[:12]) if model else None),
         ("zkaudit", result.get("zkaudit")),
