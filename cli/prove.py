@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zkaudit.cli import threads
+from zkaudit.cli import device, threads
 from zkaudit.cli.command import Command
 from zkaudit.cli.outcome import DONE
 from zkaudit.cli.progress import ProgressBar
@@ -27,7 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
     engine = _engine(arguments)
     started = time.perf_counter()
     with ProgressBar() as progress:
-        files = prover.prove_run(arguments.run_folder, arguments.out, arguments.segment_steps, progress, engine=engine)
+        files = prover.prove_run(
+            arguments.run_folder, arguments.out, arguments.segment_steps, progress, engine=engine, device=arguments.device
+        )
     size = sum(file.stat().st_size for file in files)
     segments = "1 segment" if len(files) == 1 else f"{len(files)} segments"
     print(f"{arguments.out}: {segments}, {size} bytes, proved in {time.perf_counter() - started:.1f} s")
@@ -47,7 +49,7 @@ def _engine(arguments: argparse.Namespace) -> Engine:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --out, --segment-steps, --threads, and where to prove: --engine, --workers, --ray-address."""
+    """RUN, --out, --segment-steps, --threads, and where to prove: --device, --engine, --workers, --ray-address."""
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="the folder that `zkaudit train` wrote")
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the proof; a folder for several segments")
     parser.add_argument(
@@ -57,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="steps in a segment (default: what memory allows)",
     )
     threads.add_option(parser)
+    device.add_option(parser)
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where to prove (default: local)")
     many = "segments to prove at a time, sharing the threads (default: 1; with ray, one for each machine)"
     parser.add_argument("--workers", metavar="N", type=threads.positive, help=many)
@@ -67,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 EXAMPLES = """\
 examples:
   zkaudit prove runs/digits --out digits.zkp
+  zkaudit prove runs/digits --out digits.zkp --device cuda    # the same proof, on an NVIDIA GPU: docs/gpu.md
   zkaudit prove runs/digits --out digits-proofs --segment-steps 25    # a folder with a proof for each 25 steps
   zkaudit prove runs/digits --out digits-proofs --segment-steps 25 --workers 2    # two processes, half of the threads each
   zkaudit prove runs/digits --out digits-proofs --segment-steps 25 --engine ray --ray-address auto    # on a Ray cluster

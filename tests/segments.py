@@ -10,6 +10,7 @@ from reference_trainer import reference_run
 
 from zkaudit.zk import argument, channel, curve, hyrax
 from zkaudit.zk.argument import Phases
+from zkaudit.zk.backend import HOST, Place
 from zkaudit.zk.engine.job import prove_segment
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.opening import Opening
@@ -92,10 +93,10 @@ def trained(
     return trace
 
 
-def witness_of(statement: Statement, trace: MemoryTrace, batches: Any = None) -> Witness:
+def witness_of(statement: Statement, trace: MemoryTrace, batches: Any = None, place: Place = HOST) -> Witness:
     """The witness as the prover makes it."""
     drawn = batch_rows(bytes.fromhex(statement.batch_seed), statement.rows, statement.batch, 0, statement.steps)
-    return segment_witness(trace, Layout(statement), drawn if batches is None else batches)
+    return segment_witness(trace, Layout(statement), drawn if batches is None else batches, place)
 
 
 def end_weights(trace: MemoryTrace, layers: int) -> list[Any]:
@@ -128,6 +129,7 @@ def hidden_proof(
     blinder: channel.Blinder | None = None,
     check_trace: bool = True,
     change: Callable[[Witness], dict[str, Any]] | None = None,
+    place: Place = HOST,
 ) -> ProofFile:
     """A real proof of a first segment: commits, fixes the batches, trains, changes tables if asked to, proves."""
     blinder = blinder or channel.Blinder()
@@ -137,13 +139,14 @@ def hidden_proof(
     fixed = {**data_tables(trace, layout), **weight_tables(layout, "start", data[2])}
 
     def opened(blocks: Any, tables: Any) -> Opening:
-        points, blindings = hyrax.commit(blocks, tables, statement.columns, blinder)
+        placed = {block.name: place.put(tables[block.name]) for block in blocks}
+        points, blindings = hyrax.commit(blocks, placed, statement.columns, blinder)
         return Opening(statement.columns, curve.compress(points), blindings, "")
 
     opening_data, start = opened(layout.data, fixed), opened(layout.start, fixed)
     statement = replace(statement, data=opening_data.commitment, start=start.commitment)
     statement = replace(statement, batch_seed=derive_batch_seed(statement))
-    witness = witness_of(statement, trained(statement, data))
+    witness = witness_of(statement, trained(statement, data), place=place)
     end = opened(layout.end, witness.tables)
     statement = replace(statement, end=end.commitment)
     changed = change(witness) if change else {}

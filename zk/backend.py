@@ -31,8 +31,10 @@ __all__ = [
     "curve_core",
     "empty",
     "home",
+    "is_short",
     "place_of",
     "register",
+    "set_aside",
 ]
 
 
@@ -82,6 +84,10 @@ class Place(Protocol):
     core: Any
     curve: Any
 
+    def ready(self) -> str:
+        """Load what the calls need; what computes here, by name."""
+        ...
+
     def empty(self, *shape: int) -> Any:
         """An array of elements with any contents."""
         ...
@@ -106,6 +112,10 @@ class Place(Protocol):
         """As numpy's ascontiguousarray."""
         ...
 
+    def set_aside(self, array: Any) -> Any:
+        """An array that is not needed for a while: on the host if memory here is scarce."""
+        ...
+
 
 def empty(*shape: int) -> Array:
     """An array of elements on the host with any contents; large ones take memory that earlier ones have left."""
@@ -120,6 +130,9 @@ class _Host:
     name = "cpu"
     core: Any = core
     curve: Any = curve_core
+
+    def ready(self) -> str:
+        return self.name
 
     def empty(self, *shape: int) -> Any:
         return empty(*shape)
@@ -138,6 +151,9 @@ class _Host:
 
     def contiguous(self, array: Any, dtype: Any = None) -> Any:
         return np.ascontiguousarray(array, dtype)
+
+    def set_aside(self, array: Any) -> Any:
+        return array
 
 
 HOST: Place = _Host()
@@ -161,9 +177,19 @@ def place_of(*arrays: Any) -> Place:
     return HOST
 
 
+def is_short(array: Any) -> bool:
+    """Whether an array of elements belongs on the host."""
+    return bool(array.size <= _SHORT)
+
+
 def home(array: Any) -> Any:
     """An array of elements, on the host if it has become short; as it is otherwise."""
-    return array if array.size > _SHORT else place_of(array).get(array)
+    return place_of(array).get(array) if is_short(array) else array
+
+
+def set_aside(array: Any) -> Any:
+    """Place.set_aside, wherever the array is."""
+    return place_of(array).set_aside(array)
 
 
 def contiguous(array: Any, dtype: Any = None) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zkaudit.zk import field, kernels, mle
-from zkaudit.zk.backend import Array, Place, contiguous, empty, home, place_of
+from zkaudit.zk.backend import Array, Place, contiguous, empty, home, is_short, place_of
 
 WRITTEN = 3  # level of the lowest fractions that are ever written
 KEPT = 4  # level of the lowest fractions that are kept from the start
@@ -90,6 +90,10 @@ class Leaves:
     def length(self) -> int:
         """Leaves up to the end of the last run, a multiple of WHOLE."""
         return self.runs[-1].end
+
+    def beside(self, fractions: Array) -> Array:
+        """Fractions of a level above, where the leaves are unless they are short."""
+        return fractions if is_short(fractions) else _place(self.runs).put(fractions)  # type: ignore[no-any-return]
 
     def above(self) -> Leaves:
         """The level of neighbours' sums."""

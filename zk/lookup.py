@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from zkaudit.zk import field, kernels, mle
-from zkaudit.zk.backend import place_of
+from zkaudit.zk.backend import place_of, set_aside
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
 from zkaudit.zk.claims import Claim
 from zkaudit.zk.field import MODULUS, Array
@@ -42,10 +42,12 @@ def prove(layout: Layout, tables: Mapping[str, Any], channel: ProverChannel) -> 
     gamma, beta = channel.challenges("lookup", 2)
     laid = _stack(layout)
     leaves = _leaves(layout, tables, laid, gamma, beta)
-    kept = [leaves.written(KEPT)]
-    while len(kept) <= laid.variables - KEPT:
-        kept.append(kernels.fraction_layer(*kept[-1]))
-    numerator, denominator = Linear(), channel.send(field.to_ints(kept.pop()[1]), "root")[0]
+    fractions, kept = leaves.written(KEPT), list[tuple[Array, Array]]()
+    while len(kept) < laid.variables - KEPT:
+        above = kernels.fraction_layer(*fractions)
+        kept.append((set_aside(fractions[0]), set_aside(fractions[1])))
+        fractions = above
+    numerator, denominator = Linear(), channel.send(field.to_ints(fractions[1]), "root")[0]
     point: list[int] = []
     level: _Stored | Leaves
     for level in _descending(kept, leaves):
@@ -164,7 +166,7 @@ def _appended(values: Array, last: int) -> Array:
 def _descending(kept: list[tuple[Array, Array]], leaves: Leaves) -> Iterator[_Stored | Leaves]:
     """The tree's levels from below the root down; each is given up once it is handed on."""
     while kept:
-        yield _Stored(*kept.pop())
+        yield _Stored(*(leaves.beside(x) for x in kept.pop()))
     yield _Stored(*leaves.written(WRITTEN))
     yield from (leaves.above().above(), leaves.above(), leaves)
 

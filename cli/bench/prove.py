@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zkaudit.cli import threads
+from zkaudit.cli import device, threads
 from zkaudit.cli.bench.machine import machine
 from zkaudit.cli.bench.output import add_json_option, bytes_text, check_writable, seconds_text, write_json
 from zkaudit.cli.bench.process import Worker
@@ -31,25 +31,25 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
     shape = _shape(arguments)
     check_writable(arguments.json)
-    result = measure(shape, arguments.threads or os.cpu_count() or 1)
+    result = measure(shape, arguments.threads or os.cpu_count() or 1, arguments.device)
     for line in _lines(result):
         print(line)
     write_json(arguments.json, result)
     return DONE
 
 
-def measure(shape: Shape, thread_count: int) -> dict[str, Any]:
+def measure(shape: Shape, thread_count: int, where: str = "cpu") -> dict[str, Any]:
     """Train, prove and verify, each in a process of its own; every figure by name."""
     from zkaudit.cli.bench import rates, stages
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Worker() as worker:
-            trained = worker(stages.train, shape, folder, thread_count)
+            trained = worker(stages.train, shape, folder, thread_count, where)
         with Worker() as worker:
             warmed = worker(stages.warm, folder, shape.segment_steps)
         with Worker() as worker:
-            proved = worker(stages.prove, folder, folder / "proof", shape.segment_steps, thread_count)
+            proved = worker(stages.prove, folder, folder / "proof", shape.segment_steps, thread_count, where)
         with Worker() as worker:
             verify_seconds, verify_bytes = worker(stages.verify, proved.files, thread_count)
         with Worker() as worker, ProgressBar() as bar:
@@ -61,6 +61,7 @@ def measure(shape: Shape, thread_count: int) -> dict[str, Any]:
     prove_seconds = trained.commit_seconds + proved.seconds
     return {
         "machine": machine(),
+        "device": proved.device,
         "lanes": proved.lanes,
         "threads": thread_count,
         "data": "digits" if shape.on_digits else "random",
@@ -141,6 +142,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
         named_line("network", f"{network}, {result['parameters']} parameters, {loss}, {result['data']} data"),
         named_line("run", f"{steps} steps of {result['batch']}, segments: {segments}, rows of {result['row_length']}"),
         named_line("machine", f"{result['machine']}, lanes: {result['lanes']}, threads: {result['threads']}"),
+        *([named_line("device", result["device"])] if result["device"] != "cpu" else []),
         named_line("rates", f"{rate / 1e6:.0f} M multiplications/s, {points / 1e6:.1f} M point additions/s, one thread"),
         named_line("training", seconds_text(result["train_seconds"])),
         named_line(
@@ -168,7 +170,7 @@ def _widths(text: str) -> tuple[int, ...]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The shape, --segment-steps, --threads, --json."""
+    """The shape, --segment-steps, --threads, --device, --json."""
     positive = threads.positive
     parser.add_argument("--parameters", type=positive, metavar="N", help="a network of this size, by the rule below")
     parser.add_argument("--layers", type=positive, metavar="L", help=f"its layers (default: {DEFAULT_LAYERS})")
@@ -179,6 +181,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loss", choices=tuple(LOSS_NAMES), default="cross_entropy", help="(default: cross_entropy)")
     parser.add_argument("--segment-steps", type=positive, metavar="N", help="steps in a segment (default: what memory allows)")
     threads.add_option(parser)
+    device.add_option(parser)
     add_json_option(parser)
 
 

@@ -37,9 +37,10 @@ class Proved:
     peak_bytes: int
     peak_bytes_before: int
     lanes: str
+    device: str
 
 
-def train(shape: Shape, folder: Path, thread_count: int) -> Trained:
+def train(shape: Shape, folder: Path, thread_count: int, device: str) -> Trained:
     """Commit to data and start weights, then train in `folder`."""
     import torch
 
@@ -51,8 +52,9 @@ def train(shape: Shape, folder: Path, thread_count: int) -> Trained:
     threads.use(thread_count)
     config, dataset, model = run_of(shape)
     run = prepare(config, folder, dataset, model)
+    ready(device)
     started = time.perf_counter()
-    seed = commit_start(folder)
+    seed = commit_start(folder, device=device)
     committed = time.perf_counter()
     ended = committed
     batches = batch_rows(seed, run.rows, shape.batch, 0, shape.steps)
@@ -88,11 +90,12 @@ def touch(size: int) -> None:
     np.empty(size, np.uint8)[::PAGE] = 1
 
 
-def prove(folder: Path, out: Path, segment_steps: int | None, thread_count: int) -> Proved:
+def prove(folder: Path, out: Path, segment_steps: int | None, thread_count: int, device: str) -> Proved:
     """Prove the run in `folder` into `out`."""
     from zkaudit.zk.prover import prove_run
 
     threads.use(thread_count)
+    place = ready(device)
     before, phases = peak_bytes(), dict[str, float]()
     started = time.perf_counter()
     begun: list[tuple[str, float, float]] = []  # phase, share of the whole done, when
@@ -102,9 +105,16 @@ def prove(folder: Path, out: Path, segment_steps: int | None, thread_count: int)
             begun.append((phase, fraction, time.perf_counter()))
             bar(f"proving, {phase}", fraction)
 
-        files = prove_run(folder, out, segment_steps, progress, seconds=phases)
+        files = prove_run(folder, out, segment_steps, progress, seconds=phases, device=device)
     seconds = time.perf_counter() - started
-    return Proved(files, seconds, phases, _by_segment(begun, len(files)), peak_bytes(), before, lanes())
+    return Proved(files, seconds, phases, _by_segment(begun, len(files)), peak_bytes(), before, lanes(), place)
+
+
+def ready(device: str) -> str:
+    """Start the device and load its kernels, which is done once a process; its name."""
+    from zkaudit.zk import gpu
+
+    return gpu.place(device).ready()
 
 
 def _by_segment(begun: list[tuple[str, float, float]], segments: int) -> list[float]:

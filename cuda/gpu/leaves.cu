@@ -55,25 +55,27 @@ struct PrepareLeaves {
     ZK_HD void operator()(int64_t i) const { folds[i] = LeafFold<Scalar, level, rounds>(runs[i].gamma + shift, chi); }
 };
 
-/// The round of LeafRound with constants made before; rounds 0 needs gamma alone.
-template <int rounds>
+/// What a round on a level adds up: at level 0 the sums of E u0 u1 alone (LeafRound), with constants made before.
+template <int level, int rounds>
 struct PreparedRound {
     const uint16_t* values;
-    const LeafFold<Scalar, 0, rounds>* fold;
-    Scalar shifted;
+    const LeafFold<Scalar, level, rounds>* fold;
+    Scalar gamma, lambda;
 
     template <class L>
     ZK_HD void range(int64_t begin, int64_t end, const Scalar* weights, Scalar& constant, Scalar& leading) const {
-        if constexpr (rounds == 0) {
-            LeafRound<0>{values, shifted, nullptr}.template range<L>(begin, end, weights, constant, leading);
-        } else {
+        if constexpr (level > 0) {
+            FractionRound<PreparedGates<level, rounds>>{{values, fold}, lambda}.template range<L>(begin, end, weights, constant, leading);
+        } else if constexpr (rounds > 0) {
             LeafRound<rounds>::add(*fold, values, begin, end, weights, constant, leading);
+        } else {
+            LeafRound<0>{values, gamma, nullptr}.template range<L>(begin, end, weights, constant, leading);
         }
     }
 };
 
-/// Sums of a round on a level over worker i's block of pairs of gates: partial[i] at 0, partial[workers + i] at infinity.
-/// With `unit` set, level 0 only, runs of integers give the sums of E u0 u1 times lambda alone (leaves.cuh).
+/// Sums of a round on a level over the integers in worker i's block of pairs of gates: partial[i] at 0, partial[workers + i] at
+/// infinity. Runs of fractions in memory are passed over. `width` divides blocks, or is a multiple of them.
 template <int level, int rounds>
 struct LeafRoundBlock {
     static constexpr int log = level + 2 + rounds;
@@ -82,27 +84,15 @@ struct LeafRoundBlock {
     const LeafFold<Scalar, level, rounds>* folds;
     Equality equality;
     Scalar* partial;
-    int64_t pairs, block, workers, unit;
+    int64_t pairs, block, workers;
     Scalar lambda, shift;
 
     ZK_HD void operator()(int64_t i) const {
         Scalar sums[2] = {Scalar::zero(), Scalar::zero()};
         list.pieces(i * block, smaller(pairs, (i + 1) * block), log, [&](int64_t r, int64_t first, int64_t begin, int64_t end) {
             const Run& run = list.runs[r];
-            if (run.values == nullptr) {
-                equality.weigh<Scalar>(FractionRound<StoredGates>{{run.p, run.q}, lambda}, first, begin, end, sums);
-                return;
-            }
-            if constexpr (level == 0) {
-                if (unit != 0) {
-                    Scalar part[2] = {Scalar::zero(), Scalar::zero()};
-                    equality.weigh<Scalar>(PreparedRound<rounds>{run.values, folds + r, run.gamma + shift}, first, begin, end, part);
-                    sums[0] += lambda * part[0];
-                    sums[1] += lambda * part[1];
-                    return;
-                }
-            }
-            equality.weigh<Scalar>(FractionRound<PreparedGates<level, rounds>>{{run.values, folds + r}, lambda}, first, begin, end, sums);
+            if (run.values == nullptr) return;
+            equality.weigh<Scalar>(PreparedRound<level, rounds>{run.values, folds + r, run.gamma + shift, lambda}, first, begin, end, sums);
         });
         store(sums[0], partial + i);
         store(sums[1], partial + workers + i);

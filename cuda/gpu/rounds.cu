@@ -5,17 +5,23 @@
 
 namespace zkaudit {
 
-/// partial[i], partial[workers + i] = the sums of a round over worker i's block of pairs; blocks do not cross an entry of `high`.
+/// partial[i], partial[workers + i] = the sums of a round over worker i's block of `pairs` pairs, which are weighed as those from
+/// `first` on.
 template <class Round>
 struct WeighBlock {
     Round round;
     Equality equality;
     Scalar* partial;
-    int64_t pairs, block, workers;
+    int64_t first, pairs, block, workers;
 
     ZK_HD void operator()(int64_t i) const {
         Scalar sums[2] = {Scalar::zero(), Scalar::zero()};
-        equality.weigh<Scalar>(round, 0, i * block, smaller(pairs, (i + 1) * block), sums);
+        const int64_t end = first + smaller(pairs, (i + 1) * block);
+        for (int64_t begin = first + i * block; begin < end;) {
+            const int64_t stop = smaller(end, (begin | (equality.width() - 1)) + 1);
+            equality.weigh<Scalar>(round, first, begin, stop, sums);
+            begin = stop;
+        }
         store(sums[0], partial + i);
         store(sums[1], partial + workers + i);
     }

@@ -10,7 +10,7 @@ from zkaudit.zk.errors import BadInput
 from zkaudit.zk.gpu import leaves, rounds, rows, small, vector
 from zkaudit.zk.gpu.machine import Machine
 
-NAMES = ("cpu", "cuda", "twin")
+NAMES = ("cpu", "cuda", "auto", "twin")
 CALLS = {
     vector: ("add", "sub", "mul", "neg", "inverse", "total", "dot", "outer_sum", "exclusive_cumsum", "fold", "blocked_dot"),
     small: (
@@ -25,7 +25,12 @@ _opened: dict[str, backend.Place] = {}
 
 
 def place(name: str) -> backend.Place:
-    """Where to compute: "cpu", "cuda" or "twin"; BadInput where that is not to be had."""
+    """Where to compute: "cpu", "cuda", "twin", or "auto": a GPU if there is one. BadInput where that is not to be had."""
+    if name == "auto":
+        try:
+            return place("cuda")
+        except BadInput:
+            return backend.HOST
     if name == "cpu":
         return backend.HOST
     if name not in NAMES:
@@ -63,6 +68,9 @@ class DevicePlace:
         self.core: Any = _Calls(machine, CALLS)
         self.curve: Any = _Calls(machine, {rows: ("msm_rows",)})
 
+    def ready(self) -> str:
+        return self.machine.ready()
+
     def empty(self, *shape: int) -> Any:
         return self.machine.empty(shape)
 
@@ -80,3 +88,6 @@ class DevicePlace:
 
     def contiguous(self, array: Any, dtype: Any = None) -> Any:
         return self.machine.xp.ascontiguousarray(array, dtype)
+
+    def set_aside(self, array: Any) -> Any:
+        return self.machine.get(array) if self.machine.is_scarce() else array

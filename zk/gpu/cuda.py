@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ class Cuda:
         self.xp: Any = _cupy()
         self.kind = self.xp.ndarray
         self._kernels: dict[str, Any] = {}
+
+    def ready(self) -> str:
+        with ThreadPoolExecutor() as pool:  # the first time on a machine they are compiled
+            list(pool.map(lambda module: module.compile(), self._modules))
+        device = self.xp.cuda.Device()
+        return str(self.xp.cuda.runtime.getDeviceProperties(device.id)["name"].decode())
+
+    def is_scarce(self) -> bool:
+        free, total = self.xp.cuda.runtime.memGetInfo()
+        pool = self.xp.get_default_memory_pool()
+        return bool(2 * (free + pool.free_bytes()) < total)
 
     def launch(self, kernel: str, threads: int, body: bytes) -> None:
         if kernel not in self._kernels:

@@ -8,8 +8,10 @@ from typing import Any
 
 from zkaudit.zk import field
 from zkaudit.zk.backend import Array
+from zkaudit.zk.backend import core as host
 from zkaudit.zk.field import MODULUS
 from zkaudit.zk.gpu.machine import Machine, added_up, run
+from zkaudit.zk.gpu.rounds import weighed
 from zkaudit.zk.mle import eq_below
 
 BLOCK = 64  # items a thread, of a round or of what is written
@@ -23,7 +25,11 @@ def leaf_round(
     rounds = len(chi).bit_length() - 1
     log = level + 2 + rounds
     batch = field.to_ints(lam)[0]
-    unit = level == 0 and batch != 0
+    unit = level == 0
+    if unit and batch == 0:  # has no inverse, and never comes up
+        fetched = ([m.get(array) for array in arrays] for arrays in (values, p, q))
+        integers, numerators, denominators = fetched
+        return host.leaf_round(ends, integers, gammas, numerators, denominators, level, chi, lam, low, high, out)
     inverse = pow(batch, -1, MODULUS) if unit else 0
     shift = field.from_ints([inverse])
     runs = _runs(m, ends, values, gammas, p, q)
@@ -33,14 +39,21 @@ def leaf_round(
     workers = -(-pairs // block)
     partial = m.empty((2, workers, 4))
     equality = (m.put(low), m.put(high), width.bit_length() - 1)
-    fields = (runs, len(ends), folds, *equality, partial, pairs, block, workers, int(unit), lam, shift)
+    fields = (runs, len(ends), folds, *equality, partial, pairs, block, workers, lam, shift)
     run(m, f"leaf_round_{level}_{rounds}", workers, *fields)
-    out[:] = added_up(m, partial)
-    constant = batch * (1 - eq_below(low, high, pairs))
+    sums = added_up(m, partial)
     if unit:
-        begins = [0, *ends[:-1]]
-        integers = [(b >> log, e >> log) for b, e, x in zip(begins, ends, values, strict=True) if len(x)]
-        constant -= inverse * sum(eq_below(low, high, e) - eq_below(low, high, b) for b, e in integers)
+        sums = field.mul(sums, batch)
+    constant = batch * (1 - eq_below(low, high, pairs))
+    for begin, end, integers, numerators, denominators in zip([0, *ends[:-1]], ends, values, p, q, strict=True):
+        first, last = begin >> log, end >> log
+        if len(integers) == 0:
+            sums = field.add(
+                sums, weighed(m, "fraction_round", last - first, low, high, numerators, denominators, lam, first=first)
+            )
+        elif unit:
+            constant -= inverse * (eq_below(low, high, last) - eq_below(low, high, first))
+    out[:] = sums
     out[:1] = field.add(out[:1], constant)
 
 

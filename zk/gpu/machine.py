@@ -23,6 +23,14 @@ class Machine(Protocol):
     kind: type[Any]
     xp: Any  # numpy's functions for arrays of this machine
 
+    def ready(self) -> str:
+        """Load every kernel; the machine's name for people."""
+        ...
+
+    def is_scarce(self) -> bool:
+        """Whether more than half of the memory is in use. An allocation that does not fit is a MemoryError."""
+        ...
+
     def launch(self, kernel: str, threads: int, body: bytes) -> None:
         """Run a kernel's body (cuda/gpu/kernel.cuh) for every i < threads."""
         ...

@@ -54,13 +54,11 @@ def fraction_fold_round(
     _add_neutral(out, lam, low, high, pairs)
 
 
-def weighed(m: Machine, kernel: str, pairs: int, low: Any, high: Any, *fields: Any) -> Any:
-    """The two sums of a round over `pairs` pairs of gates, on the host: (2, 4)."""
-    width = len(low)
-    block = min(BLOCK, width)
-    workers = -(-pairs // block)
+def weighed(m: Machine, kernel: str, pairs: int, low: Any, high: Any, *fields: Any, first: int = 0) -> Any:
+    """The two sums of a round over `pairs` pairs of gates, weighed as those from `first` on; on the host: (2, 4)."""
+    workers = -(-pairs // BLOCK)
     partial = m.empty((2, workers, 4))
-    run(m, kernel, workers, *fields, m.put(low), m.put(high), width.bit_length() - 1, partial, pairs, block, workers)
+    run(m, kernel, workers, *fields, m.put(low), m.put(high), len(low).bit_length() - 1, partial, first, pairs, BLOCK, workers)
     return added_up(m, partial)
 
 

@@ -34,11 +34,18 @@ class Twin:
 
     name = "twin"
     kind: type[Any] = TwinArray
+    scarce = False
     xp: Any = SimpleNamespace(
         zeros=lambda *given: np.zeros(*given).view(TwinArray),
         full=lambda *given: np.full(*given).view(TwinArray),
         ascontiguousarray=lambda a, dtype=None: np.ascontiguousarray(a.view(np.ndarray), dtype).view(TwinArray),
     )
+
+    def ready(self) -> str:
+        return "twin of a GPU"
+
+    def is_scarce(self) -> bool:
+        return self.scarce
 
     def launch(self, kernel: str, threads: int, body: bytes) -> None:
         _twin.launch(kernel, np.frombuffer(body, np.uint8), threads)
