@@ -93,7 +93,7 @@ class Leaves:
 
     def beside(self, fractions: Array) -> Array:
         """Fractions of a level above, where the leaves are unless they are short."""
-        return fractions if is_short(fractions) else _place(self.runs).put(fractions)  # type: ignore[no-any-return]
+        return fractions if is_short(fractions) else _place(self.runs).put(fractions)
 
     def above(self) -> Leaves:
         """The level of neighbours' sums."""
