@@ -1,126 +1,119 @@
-// Runs field and curve operations on numbers from standard input: a line `operation field number...` in hexadecimal, limbs as
-// they are in memory, is answered by a line of numbers. Built by test_gpu_arithmetic.py, with and without ZK_EMULATE_CARRY.
-#include <cstdio>
-#include <iostream>
-#include <sstream>
-#include <string>
-#include <vector>
-
+// Field and point operations on rows of limbs, for test_gpu_arithmetic.py: a kernel where NVRTC compiles it, elsewhere a
+// program that reads rows from standard input and writes rows.
 #include "gpu/xyzz.cuh"
 #include "wide.cuh"
 
 using namespace zkaudit;
 
-static std::vector<uint64_t> read_limbs(std::istream& in, int count) {
-    std::string digits;
-    in >> digits;
-    digits.insert(0, 16 * static_cast<size_t>(count) - digits.size(), '0');
-    std::vector<uint64_t> limbs;
-    for (size_t at = digits.size(); at > 0; at -= 16) limbs.push_back(std::stoull(digits.substr(at - 16, 16), nullptr, 16));
-    return limbs;
-}
-
-static void write_limbs(const uint64_t* limbs, int count) {
-    for (int i = count - 1; i >= 0; --i) std::printf("%016llx", static_cast<unsigned long long>(limbs[i]));
-    std::printf(" ");
-}
+/// In the order of OPERATIONS in the test.
+enum Operation {
+    copy, add, subtract, multiply, multiply_full_, pair, reduce, total, across_, small_sum_1_32, small_sum_1_52, small_sum_2_64,
+    invert, point_add_affine, point_add, point_add_itself, point_double, point_negate
+};
 
 template <class F>
-static F read(std::istream& in) {
-    const std::vector<uint64_t> limbs = read_limbs(in, F::limbs);
+ZK_HD F read(const uint64_t* in, int which = 0) {
     F out;
-    for (int i = 0; i < F::limbs; ++i) out.v[i] = limbs[static_cast<size_t>(i)];
+    for (int i = 0; i < F::limbs; ++i) out.v[i] = in[F::limbs * which + i];
     return out;
 }
 
 template <class F>
-static void write(const F& x) {
-    write_limbs(x.v, F::limbs);
+ZK_HD void write(const F& x, uint64_t* out, int which = 0) {
+    for (int i = 0; i < F::limbs; ++i) out[F::limbs * which + i] = x.v[i];
 }
 
+/// Starts at the row's first element; pairs of an element and a word follow.
 template <class F, int digits, int bits>
-static F small_sum(std::istream& in) {
+ZK_HD F small_sum(const uint64_t* in, int width) {
     SmallSum<F, digits> sum = SmallSum<F, digits>::starting_at(read<F>(in));
-    while (in.peek() == ' ' && in.ignore()) {
-        const F a = read<F>(in);
-        sum.template add<bits>(a, read_limbs(in, 1)[0]);
-    }
+    for (int i = F::limbs; i < width; i += F::limbs + 1) sum.template add<bits>(read<F>(in + i), in[i + F::limbs]);
     return sum.shrunk();
 }
 
 template <class F>
-static ProductSum<F> product_sum(std::istream& in) {
+ZK_HD ProductSum<F> product_sum(const uint64_t* in, int width) {
     ProductSum<F> sum = ProductSum<F>::zero();
-    while (in.peek() == ' ' && in.ignore()) {
-        const F a = read<F>(in), b = read<F>(in);
-        sum.add(a, b);
-    }
+    for (int i = 0; i < width; i += 2 * F::limbs) sum.add(read<F>(in + i), read<F>(in + i, 1));
     return sum;
 }
 
 template <class F>
-static void answer(const std::string& operation, std::istream& in) {
-    if (operation == "small_sum_1_32") return write(small_sum<F, 1, 32>(in));
-    if (operation == "small_sum_1_52") return write(small_sum<F, 1, 52>(in));
-    if (operation == "small_sum_2_64") return write(small_sum<F, 2, 64>(in));
-    if (operation == "total") return write(product_sum<F>(in).total());
-    if (operation == "across") return write(product_sum<F>(in).across());
-    if (operation == "reduce") {
-        std::vector<uint64_t> t = read_limbs(in, 2 * F::limbs);
-        const uint64_t over = reduce_lower_half<F>(t.data());
-        write_limbs(&over, 1);
-        return write_limbs(t.data() + F::limbs, F::limbs);
-    }
+ZK_HD void field_row(int operation, const uint64_t* in, int width, uint64_t* out) {
     const F a = read<F>(in);
-    if (operation == "invert") return write(BinaryInverse<typename F::Params>::of(a));
-    const F b = read<F>(in);
-    if (operation == "add") return write(a + b);
-    if (operation == "subtract") return write(a - b);
-    if (operation == "multiply") return write(a * b);
-    if (operation == "multiply_full") {
-        uint64_t t[2 * F::limbs];
-        multiply_full(a, b, t);
-        return write_limbs(t, 2 * F::limbs);
-    }
-    const F c = read<F>(in), d = read<F>(in);
-    if (operation == "pair") return write(product_pair(a, b, c, d));
-    std::fprintf(stderr, "no operation %s\n", operation.c_str());
-    std::exit(1);
-}
-
-/// An affine point, and as XYZZ with ZZ = scale^2.
-static Affine<Base> read_affine(std::istream& in) {
-    const Base x = read<Base>(in);
-    return {x, read<Base>(in)};
-}
-
-static Xyzz<Base> read_xyzz(std::istream& in) {
-    const Affine<Base> point = read_affine(in);
-    const Base scale = read<Base>(in), square = scale.squared(), cube = square * scale;
-    const Xyzz<Base> plain = Xyzz<Base>::from(point);
-    return {plain.x * square, plain.y * cube, plain.zz * square, plain.zzz * cube};
-}
-
-static void answer_points(const std::string& operation, std::istream& in) {
-    Xyzz<Base> a = read_xyzz(in);
-    if (operation == "double") a = a.doubled();
-    if (operation == "negate") a = a.negated();
-    if (operation == "add_affine") a.add(read_affine(in));
-    if (operation == "add") a.add(read_xyzz(in));
-    const Affine<Base> out = a.to_affine();
-    write(out.x);
-    write(out.y);
-    write(a.zz.squared() * a.zz - a.zzz.squared());
-}
-
-int main() {
-    std::string line, operation, field;
-    while (std::getline(std::cin, line)) {
-        std::istringstream in(line);
-        in >> operation >> field;
-        if (field == "scalar") answer<Scalar>(operation, in);
-        if (field == "base") answer<Base>(operation, in);
-        if (field == "point") answer_points(operation, in);
-        std::printf("\n");
+    switch (operation) {
+        case copy: return store_pieces(load_pieces(reinterpret_cast<const F*>(in)), reinterpret_cast<F*>(out));
+        case add: return write(a + read<F>(in, 1), out);
+        case subtract: return write(a - read<F>(in, 1), out);
+        case multiply: return write(a * read<F>(in, 1), out);
+        case multiply_full_: return multiply_full(a, read<F>(in, 1), out);
+        case pair: return write(product_pair(a, read<F>(in, 1), read<F>(in, 2), read<F>(in, 3)), out);
+        case reduce: {
+            uint64_t t[2 * F::limbs];
+            for (int i = 0; i < 2 * F::limbs; ++i) t[i] = in[i];
+            out[0] = reduce_lower_half<F>(t);
+            return write(read<F>(t, 1), out + 1);
+        }
+        case total: return write(product_sum<F>(in, width).total(), out);
+        case across_: return write(product_sum<F>(in, width).across(), out);
+        case small_sum_1_32: return write(small_sum<F, 1, 32>(in, width), out);
+        case small_sum_1_52: return write(small_sum<F, 1, 52>(in, width), out);
+        case small_sum_2_64: return write(small_sum<F, 2, 64>(in, width), out);
+        case invert: return write(BinaryInverse<typename F::Params>::of(a), out);
     }
 }
+
+/// The affine point at `in` as XYZZ with ZZ = scale^2, the scale after it.
+ZK_HD Xyzz<Base> read_scaled(const uint64_t* in) {
+    const Base scale = read<Base>(in, 2), square = scale.squared();
+    const Xyzz<Base> plain = Xyzz<Base>::from({read<Base>(in), read<Base>(in, 1)});
+    return {plain.x * square, plain.y * (square * scale), plain.zz * square, plain.zzz * (square * scale)};
+}
+
+/// Affine coordinates of the result, and ZZ^3 - ZZZ^2.
+ZK_HD void point_row(int operation, const uint64_t* in, uint64_t* out) {
+    Xyzz<Base> a = read_scaled(in);
+    switch (operation) {
+        case point_add_affine: a.add(Affine<Base>{read<Base>(in, 3), read<Base>(in, 4)}); break;
+        case point_add: a.add(read_scaled(in + 3 * Base::limbs)); break;
+        case point_add_itself: a.add(a); break;
+        case point_double: a = a.doubled(); break;
+        case point_negate: a = a.negated(); break;
+    }
+    const Affine<Base> point = a.to_affine();
+    write(point.x, out);
+    write(point.y, out, 1);
+    write(a.zz.squared() * a.zz - a.zzz.squared(), out, 2);
+}
+
+ZK_HD void run_row(int operation, int limbs, const uint64_t* in, int width, uint64_t* out) {
+    if (operation >= point_add_affine) return point_row(operation, in, out);
+    return limbs == Scalar::limbs ? field_row<Scalar>(operation, in, width, out) : field_row<Base>(operation, in, width, out);
+}
+
+#if defined(__CUDACC__)
+
+extern "C" __global__ void run_rows(int operation, int limbs, int rows, int width, int out_width, const uint64_t* in,
+                                    uint64_t* out) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < rows) run_row(operation, limbs, in + i * width, width, out + i * out_width);
+}
+
+#else
+
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+/// Arguments: operation, limbs of an element, limbs of a row and of its result.
+int main(int, char** arguments) {
+    const int operation = std::atoi(arguments[1]), limbs = std::atoi(arguments[2]);
+    const size_t width = std::strtoul(arguments[3], nullptr, 10), out_width = std::strtoul(arguments[4], nullptr, 10);
+    std::vector<uint64_t> in(width), out(out_width);
+    while (std::fread(in.data(), sizeof(uint64_t), width, stdin) == width) {
+        run_row(operation, limbs, in.data(), static_cast<int>(width), out.data());
+        std::fwrite(out.data(), sizeof(uint64_t), out_width, stdout);
+    }
+}
+
+#endif
