@@ -211,6 +211,25 @@ def test_many_rows_of_points(place: Place) -> None:
     assert np.array_equal(expected, curve.msm_rows([place.put(matrix) for matrix in matrices], generators))
 
 
+@pytest.mark.parametrize("n", [1, 2, 40, 1000])
+def test_sums_of_points(place: Place, n: int) -> None:
+    points, scalars = curve.generators(b"test", n), vector(n)
+    scalars[n // 2], points[n // 3] = 0, 0
+    scalars[: n // 4] = scalars[:1]  # one bucket has many
+    scalars[-1:] = field.from_ints([-1])
+    assert np.array_equal(curve.msm(scalars, points), curve.msm(scalars, place.put(points)))
+    same_point = np.repeat(points[:1], n, axis=0)
+    assert np.array_equal(curve.msm(scalars, same_point), curve.msm(scalars, place.put(same_point)))
+
+
+@pytest.mark.parametrize("x", [0, 1, 7, 8, 9, field.MODULUS - 1, 1 << 254, number()])
+def test_folding_points(place: Place, x: int) -> None:
+    low, high = curve.generators(b"low", 5), curve.generators(b"high", 5)
+    high[1], low[2], high[3] = 0, 0, low[3]
+    high[4:] = curve.neg(low[4:])
+    assert same(curve.fold(low, high, x), curve.fold(place.put(low), place.put(high), x), place)
+
+
 def test_more_tables_of_points_than_memory_holds_at_a_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     from zkaudit.zk.gpu import rows
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from zkaudit.zk.backend import Array, Small, check, check_small, curve_core, place_of
+from zkaudit.zk.backend import HOST, Array, Small, check, check_small, curve_core, home, place_of
 from zkaudit.zk.field import from_ints
 
 Points = npt.NDArray[np.uint64]
@@ -137,9 +137,10 @@ def fold(low: Points, high: Points, x: int) -> Points:
     """low[i] + x high[i]."""
     _check_points("low", low)
     _check_points("high", high, len(low))
-    out = _empty(len(low))
-    curve_core.fold(low, high, from_ints([x]), out)
-    return out
+    at = place_of(low, high)
+    out = _empty(len(low)) if at is HOST else at.empty(len(low), 12)
+    at.curve.fold(low, high, from_ints([x]), out)
+    return home(out)  # type: ignore[no-any-return]
 
 
 def msm(scalars: Array, points: Points) -> Points:
@@ -147,7 +148,7 @@ def msm(scalars: Array, points: Points) -> Points:
     _check_points("points", points)
     check("scalars", scalars, (len(points), 4))
     out = _empty(1)
-    curve_core.msm(scalars, points, out)
+    place_of(points, scalars).curve.msm(scalars, points, out)
     return out
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zkaudit.zk import curve, field, hyrax, inner_product, mle, pedersen
+from zkaudit.zk.backend import place_of
 from zkaudit.zk.block import Block
 from zkaudit.zk.channel import Blinder, ProverChannel, Tables, VerifierChannel
 from zkaudit.zk.curve import Points
@@ -152,12 +153,13 @@ class HidingProver(ProverChannel):
         m[width : settlement.length] = field.from_ints(scaled)
         blinding = weights[-1] * field.dot(opening.row_weights, np.concatenate(self._row_blindings))
         blinding += sum(w * b for w, b in zip(weights, self._blindings, strict=False))
-        generators = _generators(width, self.slots, len(a))
+        at = place_of(*self.tables.values())
+        generators = at.put(_generators(width, self.slots, len(a)))
 
         mask, mask_blinding = field.zeros(len(a)), self.blinder.scalar()
         mask[: settlement.length] = self.blinder.scalars(settlement.length)
         used = [mask[: settlement.length], field.from_ints([mask_blinding])]
-        masked_points = np.concatenate([generators[: settlement.length], pedersen.blinding()])
+        masked_points = np.concatenate([generators[: settlement.length], at.put(pedersen.blinding())])
         self._write_points(curve.msm(np.concatenate(used), masked_points), "mask")
         self._write_scalars([field.dot(a, mask)], "masked value")
         c = self.challenge("mask")

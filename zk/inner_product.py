@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from zkaudit.zk import curve, field
+from zkaudit.zk.backend import place_of
 from zkaudit.zk.curve import Points
 from zkaudit.zk.field import MODULUS, Array
 
@@ -19,7 +20,10 @@ Send = Callable[[Points], int]  # sends a pair of points, returns the round's ch
 
 
 def prove(z: Array, a: Array, generators: Points, q: Points, send: Send) -> int:
-    """Fold z (n, 4) against a (n, 4) and the generators (n, 12), n a power of two; returns the last scalar."""
+    """Fold z (n, 4) against a (n, 4) and the generators (n, 12), n a power of two; returns the last scalar.
+
+    Generators may be on a device, which then sums and folds while they are many.
+    """
     while len(z) > 1:
         half = len(z) // 2
         left = _cross(z[:half], a[half:], generators[half:], q)
@@ -41,4 +45,4 @@ def final_weights(challenges: Sequence[int]) -> Array:
 
 def _cross(z: Array, a: Array, generators: Points, q: Points) -> Points:
     scalars = np.concatenate([z, field.from_ints([field.dot(z, a)])])
-    return curve.msm(scalars, np.concatenate([generators, q]))
+    return curve.msm(scalars, np.concatenate([generators, place_of(generators).put(q)]))

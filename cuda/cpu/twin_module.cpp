@@ -10,6 +10,7 @@
 #include "parallel.hpp"
 
 #include "gpu/leaves.cu"
+#include "gpu/msm.cu"
 #include "gpu/rounds.cu"
 #include "gpu/rows.cu"
 #include "gpu/small.cu"

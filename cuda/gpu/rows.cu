@@ -169,7 +169,7 @@ struct JoinPlanes {
                 plane = sums[task];
                 for (int64_t s = 1; s < slices; ++s) plane.add(sums[s * planes + task]);
             }
-            if (!total.is_identity()) total = total.doubled();
+            total = total.doubled();
             total.add(k == signs[row] ? plane.negated() : plane);
         }
         out[row] = total.to_affine();

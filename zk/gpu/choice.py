@@ -7,7 +7,7 @@ from typing import Any
 
 from zkaudit.zk import backend
 from zkaudit.zk.errors import BadInput
-from zkaudit.zk.gpu import leaves, rounds, rows, small, vector
+from zkaudit.zk.gpu import leaves, points, rounds, rows, small, vector
 from zkaudit.zk.gpu.machine import Machine
 
 NAMES = ("cpu", "cuda", "auto", "twin")
@@ -66,7 +66,7 @@ class DevicePlace:
         self.machine = machine
         self.name, self.kind = machine.name, machine.kind
         self.core: Any = _Calls(machine, CALLS)
-        self.curve: Any = _Calls(machine, {rows: ("msm_rows",)})
+        self.curve: Any = _Calls(machine, {rows: ("msm_rows",), points: ("msm", "fold")})
 
     def ready(self) -> str:
         return self.machine.ready()

@@ -1,0 +1,75 @@
+"""Sums of points with scalars of full width, and folding of points, for a machine (cuda/gpu/msm.cu)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from zkaudit.zk import field
+from zkaudit.zk.backend import curve_core
+from zkaudit.zk.gpu.machine import Machine, run
+
+BITS = 255  # of a scalar
+POINT_WORDS, SUM_WORDS = 12, 24  # 64-bit words of an affine point, and of one in XYZZ coordinates
+THREADS = 1 << 16  # that add up buckets, at least
+PIECE = 16  # buckets that one thread weighs
+JOINED = 16  # sums that one thread adds up
+FOLD_DIGIT = 16  # digits of a folding scalar are odd and below half of it
+
+
+def msm(m: Machine, scalars: Any, points: Any, out: Any) -> None:
+    """The sum of scalars[i] * points[i]; `out` is the host's."""
+    n = len(points)
+    width = _best_width(n)
+    windows, half = BITS // width + 1, 1 << (width - 1)
+    scalars, points = m.put(scalars), m.put(points)
+    keys, items = m.empty((windows * n,), np.uint32), m.empty((windows * n,), np.int32)
+    run(m, "bucket_keys", n, scalars, keys, items, n, width, windows)
+    order = np.argsort(keys)
+    starts = np.searchsorted(keys[order], m.put(np.arange(windows * half + 1, dtype=np.uint32)))
+    slices = max(1, THREADS // (windows * half))
+    sums = m.empty((windows * half * slices, SUM_WORDS))
+    run(m, "bucket_slices", windows * half * slices, points, items, order, starts, sums, slices)
+    sums = _joined(m, sums, slices)
+    piece = min(PIECE, half)
+    weighed = m.empty((windows * half // piece, SUM_WORDS))
+    run(m, "weigh_buckets", len(weighed), sums, weighed, piece, half // piece)
+    while len(weighed) > windows:
+        weighed = _joined(m, weighed, min(JOINED, len(weighed) // windows))
+    found = m.empty((windows, POINT_WORDS))
+    run(m, "to_affine", windows, weighed, found)
+    curve_core.msm(field.from_ints([1 << (width * k) for k in range(windows)]), m.get(found), out)
+
+
+def fold(m: Machine, low: Any, high: Any, x: Any, out: Any) -> None:
+    """low[i] + x high[i], all at the machine."""
+    digits = m.put(np.array(_odd_digits(field.to_ints(x)[0]), np.int64))
+    run(m, "fold_points", len(out), m.put(low), m.put(high), out, digits, len(digits))
+
+
+def _best_width(n: int) -> int:
+    """The window width for which digits and buckets cost least, in products."""
+    return min(range(5, 16), key=lambda width: (BITS // width + 1) * (10 * n + 28 * (1 << (width - 1))))
+
+
+def _joined(m: Machine, sums: Any, count: int) -> Any:
+    """The sums of `count` neighbours each."""
+    if count == 1:
+        return sums
+    out = m.empty((len(sums) // count, SUM_WORDS))
+    run(m, "join_sums", len(out), sums, out, count)
+    return out
+
+
+def _odd_digits(x: int) -> list[int]:
+    """x as digits that are zero or odd, few of them nonzero; the lowest first."""
+    digits = []
+    while x:
+        digit = 0
+        if x & 1:
+            digit = x % FOLD_DIGIT
+            digit -= FOLD_DIGIT if digit > FOLD_DIGIT // 2 else 0
+        digits.append(digit)
+        x = (x - digit) >> 1
+    return digits
