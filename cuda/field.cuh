@@ -175,7 +175,16 @@ struct Field {
         return out.reduced_once();
     }
 
-    ZK_HD Field squared() const { return *this * *this; }
+    ZK_HD Field squared() const {
+        if constexpr (carry_chains && limbs > 4) return called_square(*this);
+        return *this * *this;
+    }
+
+    ZK_NEVER_INLINE static Field called_square(Passed<Field> a) {
+        Field out;
+        Chains<P>::square(out.v, a.v);
+        return out;
+    }
 
     ZK_HD Field& operator+=(const Field& b) { return *this = *this + b; }
     ZK_HD Field& operator-=(const Field& b) { return *this = *this - b; }

@@ -7,8 +7,9 @@ using namespace zkaudit;
 
 /// In the order of OPERATIONS in the test.
 enum Operation {
-    copy, add, subtract, multiply, multiply_full_, pair, reduce, total, across_, small_sum_1_32, small_sum_1_52, small_sum_2_64,
-    invert, point_add_affine, point_add, point_add_itself, point_double, point_negate
+    copy, add, subtract, multiply, square, multiply_full_, pair, reduce, total, across_, small_sum_1_32,
+    small_sum_1_52, small_sum_2_64, invert, point_add_affine, point_add, point_add_itself, point_double,
+    point_negate
 };
 
 template <class F>
@@ -46,6 +47,7 @@ ZK_HD void field_row(int operation, const uint64_t* in, int width, uint64_t* out
         case add: return write(a + read<F>(in, 1), out);
         case subtract: return write(a - read<F>(in, 1), out);
         case multiply: return write(a * read<F>(in, 1), out);
+        case square: return write(a.squared(), out);
         case multiply_full_: return multiply_full(a, read<F>(in, 1), out);
         case pair: return write(product_pair(a, read<F>(in, 1), read<F>(in, 2), read<F>(in, 3)), out);
         case reduce: {

@@ -21,7 +21,7 @@ TESTS = Path(__file__).parent
 HEADERS = f"-I{TESTS.parent / 'cuda'}"
 SOURCE = TESTS / "gpu_arithmetic.cpp"
 OPERATIONS = (
-    *("copy", "add", "subtract", "multiply", "multiply_full", "pair", "reduce", "total", "across"),
+    *("copy", "add", "subtract", "multiply", "square", "multiply_full", "pair", "reduce", "total", "across"),
     *("small_sum_1_32", "small_sum_1_52", "small_sum_2_64", "invert"),
     *("point_add_affine", "point_add", "point_add_itself", "point_double", "point_negate"),
 )
@@ -168,6 +168,11 @@ def test_sums_and_differences(run: Run, prime: Prime, rng: random.Random) -> Non
 def test_products_of_an_element_and_any_limbs(run: Run, prime: Prime, rng: random.Random) -> None:
     rows = pairs(prime, rng, reduced=False)
     assert [[prime.settled(a * b)] for a, b in rows] == run("multiply", prime, rows, "ee", "e")
+
+
+def test_squares(run: Run, prime: Prime, rng: random.Random) -> None:
+    rows = [(x,) for x in [*prime.edges, *(prime.random(rng) for _ in range(500))]]
+    assert [[prime.settled(x * x)] for (x,) in rows] == run("square", prime, rows, "e", "e")
 
 
 def test_full_products_of_any_limbs(run: Run, prime: Prime, rng: random.Random) -> None:

@@ -1,99 +1,12 @@
-// Field arithmetic in 32-bit words, for a machine that multiplies those and keeps a carry: what the device runs.
-//
-// A row of words times a word is two chains of multiply-adds, over the row's even and its odd words: their 64-bit products tile
-// the sum without overlap, so each chain carries from one product into the next. Sums therefore come in two halves,
-// even + 2^32 odd, which are merged once, at the end. `carry.cuh` has the instructions; a pair of them on one product becomes
-// one wide multiply-add. A Montgomery product of n words takes 2 n^2 + n of these, and 1.75 n^2 in the scalar field.
+// Field arithmetic in 32-bit words, for a machine that multiplies those and keeps a carry: what the device runs. Products are
+// summed and reduced by shrinking_sum.cuh.
 //
 // All loops are unrolled and all arrays are registers. Elements come and go as 64-bit limbs.
 #pragma once
 
-#include "gpu/carry.cuh"
+#include "gpu/shrinking_sum.cuh"
 
 namespace zkaudit {
-
-/// A sum of products that loses its lowest word after each word of the factors: even + 2^32 odd + 2^(32 (n + 1)) over.
-/// `wide`: three moduli do not fit n words, so that a sum of two products may reach `over`.
-template <class P>
-struct ShrinkingSum {
-    static constexpr int n = 2 * P::limbs;
-    static constexpr bool wide = P::modulus(P::limbs - 1) >> 32 > 0xffffffff / 3;
-    /// The modulus is 1 - 2^32 modulo 2^64: its two lowest words need no multiplication.
-    static constexpr bool sparse = P::modulus(0) == 0xffffffff00000001;
-    static_assert(sparse || !wide);
-
-    uint32_t even[n], odd[n], over;
-
-    ZK_HD static uint32_t modulus(int j) { return static_cast<uint32_t>(P::modulus(j / 2) >> (32 * (j % 2))); }
-
-    /// = a b, b one word.
-    ZK_HD void start(const uint32_t* a, uint32_t b) {
-        multiply_row<n>(even, a, b);
-        multiply_row<n>(odd, a + 1, b);
-        over = 0;
-    }
-
-    /// += a b
-    ZK_HD void add(const uint32_t* a, uint32_t b) {
-        multiply_add_row<n, false, true>(odd, a + 1, b);
-        multiply_add_row<n, false, false>(even, a, b);
-        odd[n - 1] = carry::addc(odd[n - 1], 0);
-    }
-
-    /// Drops the lowest word, which is zero; the carry into the lowest word of `odd` stays in the flag.
-    ZK_HD void shift() {
-        const uint32_t second = even[1];
-        uint32_t upper[n];
-        ZK_UNROLL
-        for (int j = 0; j < n; ++j) upper[j] = j + 2 < n ? even[j + 2] : j + 1 < n ? 0 : over;
-        ZK_UNROLL
-        for (int j = 0; j < n; ++j) even[j] = odd[j], odd[j] = upper[j];
-        over = 0;
-        even[0] = carry::add_cc(even[0], second);
-    }
-
-    /// The same, then += a b.
-    ZK_HD void shift_add(const uint32_t* a, uint32_t b) {
-        shift();
-        multiply_add_row<n, true, true>(odd, a + 1, b);
-        multiply_add_row<n, false, false>(even, a, b);
-        odd[n - 1] = carry::addc(odd[n - 1], 0);
-    }
-
-    /// Adds the multiple of the modulus that clears the lowest word. `carried`: right after `shift`. `paired`: of two products.
-    template <bool carried, bool paired>
-    ZK_HD void reduce() {
-        uint32_t p[n];
-        ZK_UNROLL
-        for (int j = 0; j < n; ++j) p[j] = modulus(j);
-        if constexpr (sparse) {
-            // lowest + m (1 - 2^32 + 2^64) = 2^32 (lowest + some) + 2^64 (m - some), where some = (lowest != 0)
-            const uint32_t lowest = even[0], came = carried ? carry::addc(0, 0) : 0;
-            carry::add_cc(lowest, 0xffffffff);
-            const uint32_t less = lowest != 0 ? ~lowest : 0, m = carry::addc(less, 0), second[2] = {lowest, less};
-            if constexpr (carried) even[1] = carry::add_cc(even[1], came);
-            multiply_add_row<n - 2, carried, false>(even + 2, p + 2, m);
-            odd[n - 1] = carry::addc(odd[n - 1], 0);
-            carry::add_cc(lowest, 0xffffffff);
-            add_row<2, true>(odd, second);
-            multiply_add_row<n - 2, true, !(wide && paired)>(odd + 2, p + 3, m);
-            if constexpr (wide && paired) over = carry::addc(0, 0);
-        } else {
-            const uint32_t m = even[0] * static_cast<uint32_t>(P::inverse);
-            multiply_add_row<n, carried, true>(odd, p + 1, m);
-            multiply_add_row<n, false, false>(even, p, m);
-            odd[n - 1] = carry::addc(odd[n - 1], 0);
-        }
-    }
-
-    /// What is left of the sum without its lowest word, which is zero.
-    ZK_HD void finish(uint32_t* out) {
-        ZK_UNROLL
-        for (int j = 0; j < n; ++j) out[j] = odd[j];
-        add_row<n - 1>(out, even + 1);
-        out[n - 1] = carry::addc(out[n - 1], 0);
-    }
-};
 
 template <class P>
 struct Chains {
@@ -199,6 +112,36 @@ struct Chains {
         join<2 * n>(t, even);
     }
 
+    /// t = a^2, twice as long: products of different words once, doubled, and the squares of words.
+    ZK_HD static void square_full(uint64_t* t, const uint64_t* a) {
+        uint32_t x[n], even[2 * n] = {}, odd[2 * n] = {};
+        split<n>(x, a);
+        ZK_UNROLL
+        for (int i = 0; i + 1 < n; ++i) {
+            multiply_above(odd, x, i, 1);
+            multiply_above(even, x, i, 2);
+        }
+        add_row<2 * n - 1>(even + 1, odd);
+        add_row<2 * n>(even, even);
+        ZK_UNROLL
+        for (int i = 0; i < n; ++i) {
+            uint32_t* to = even + 2 * i;
+            to[0] = i > 0 ? carry::madc_lo_cc(x[i], x[i], to[0]) : carry::mad_lo_cc(x[i], x[i], to[0]);
+            to[1] = i + 1 < n ? carry::madc_hi_cc(x[i], x[i], to[1]) : carry::madc_hi(x[i], x[i], to[1]);
+        }
+        join<2 * n>(t, even);
+    }
+
+    /// out = a^2 / 2^(32 n) modulo the modulus: 1.5 n^2 + 1.5 n wide multiply-adds.
+    ZK_HD static void square(uint64_t* out, const uint64_t* a) {
+        uint64_t t[2 * P::limbs];
+        square_full(t, a);
+        reduce_lower_half(t);
+        uint32_t result[n];
+        split<n>(result, t + P::limbs);
+        reduce_once(out, result);
+    }
+
     /// t += a b, t one limb longer than the product; any limbs.
     ZK_HD static void add_product(uint64_t* t, const uint64_t* a, const uint64_t* b) {
         uint64_t product[2 * P::limbs];
@@ -250,6 +193,19 @@ struct Chains {
     }
 
 private:
+    /// Adds x[i] times x[i + distance], x[i + distance + 2], .. to the half of a sum where these products lie.
+    ZK_HD static void multiply_above(uint32_t* half, const uint32_t* x, int i, int distance) {
+        const int shift = distance % 2;
+        ZK_UNROLL
+        for (int j = 0; j < n; ++j) {
+            if (j < i + distance || (j - i - distance) % 2 != 0) continue;
+            uint32_t* to = half + i + j - shift;
+            to[0] = j > i + distance ? carry::madc_lo_cc(x[j], x[i], to[0]) : carry::mad_lo_cc(x[j], x[i], to[0]);
+            to[1] = carry::madc_hi_cc(x[j], x[i], to[1]);
+            if (j + 2 >= n) to[2] = carry::addc(to[2], 0);
+        }
+    }
+
     /// x, or x less the modulus if it is in it.
     ZK_HD static void reduce_once(uint64_t* out, const uint32_t* x) {
         uint32_t less[n], p[n];
