@@ -18,7 +18,8 @@ ZK_HD L load(const Scalar* base, int64_t stride = 1);
 
 template <>
 ZK_HD Scalar load<Scalar>(const Scalar* base, int64_t stride) {
-    return stride == 0 ? *base : load_pieces(base);
+    if (on_device && stride != 0) return load_pieces(base);
+    return *base;
 }
 
 ZK_HD void store(const Scalar& value, Scalar* base, int64_t = 1) { store_pieces(value, base); }

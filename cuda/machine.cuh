@@ -32,12 +32,18 @@ namespace zkaudit {
 
 using uint128_t = unsigned __int128;
 
+#if defined(__CUDA_ARCH__)
+inline constexpr bool on_device = true;
+#else
+inline constexpr bool on_device = false;
+#endif
+
 /// Whether elements are computed with in 32-bit words and chains of carries (gpu/montgomery.cuh): on the device, and on a CPU
 /// that is asked to do as the device does.
-#if defined(__CUDA_ARCH__) || defined(ZK_EMULATE_CARRY)
+#if defined(ZK_EMULATE_CARRY)
 inline constexpr bool carry_chains = true;
 #else
-inline constexpr bool carry_chains = false;
+inline constexpr bool carry_chains = on_device;
 #endif
 
 /// How a function that is not inlined takes an element: on the device in registers, where a reference would mean memory.
