@@ -18,12 +18,13 @@ from zkaudit.attacks.dager.observed import gradient
 from zkaudit.attacks.defences import parse
 from zkaudit.attacks.defences.projection import adapted_taps
 from zkaudit.attacks.model import PublicModel
-from zkaudit.attacks.sites import Dependence, activations
+from zkaudit.attacks.sites import LENGTH, Dependence, activations
 from zkaudit.attacks.spans import Subspace
 from zkaudit.attacks.taps import Group
 from zkaudit.attacks.threat import Observation
 
 BLOCK = 4096  # candidates at a time
+SAME = 1e-5  # relative difference of inputs that are the same up to rounding
 SILENT = 1e-12  # rows smaller than this, relative to the whole update, hold nothing: A's gradient while B = 0
 
 
@@ -70,18 +71,41 @@ def gather(observation: Observation) -> list[Evidence]:
 
 
 def rows_of(observation: Observation, *wanted: Dependence) -> list[Evidence]:
-    """The evidence of the groups whose inputs depend on just one of these."""
-    rounds = list(observation.rounds) if observation.federated.same_batch else list(observation.rounds[-1:])
-    told = [(one.start, gradient(one, observation.federated)) for one in rounds]  # without weight decay, which is public
+    """The evidence of the groups whose inputs depend on just one of these.
+
+    The inputs are those at the last round's start, which the model should hold; rounds whose inputs were others are left out.
+    """
+    model, federated = observation.model, observation.federated
+    rounds = list(observation.rounds) if federated.same_batch else list(observation.rounds[-1:])
+    known = adapted_taps(model, parse(observation.defence)) if observation.defence else None
+    groups = [group for group in taps.groups(model, known) if group.dependence in wanted]
+    told = []
+    for one in rounds:
+        sent = gradient(one, federated)  # without weight decay, which is public
+        with model.holding(one.start):
+            rows = [group.rows(sent) if _speaks(group, sent) else None for group in groups]
+            told.append((one.start, rows, _inputs(model, groups) if len(rounds) > 1 else []))
     found: list[Evidence] = []
-    known = adapted_taps(observation.model, parse(observation.defence)) if observation.defence else None
-    for group in taps.groups(observation.model, known):
-        heard = [(start, sent) for start, sent in told if group.dependence in wanted and _speaks(group, sent)]
-        shown = [(start, group.rows(sent)) for start, sent in heard]
+    for place, group in enumerate(groups):
+        shown: list[tuple[Mapping[str, Tensor], Tensor]] = []
+        for start, rows, inputs in told:
+            own = rows[place]
+            if own is not None and (len(rounds) == 1 or _alike(inputs[place], told[-1][2][place])):
+                shown.append((start, own))
         if shown and group.taps[0].space == "input":  # other views move with the weights
-            shown = [(shown[0][0], torch.cat([rows for _, rows in shown]))]
-        found += [Evidence(group, rows, partial(_view, group, start)) for start, rows in shown]
+            shown = [(shown[0][0], torch.cat([own for _, own in shown]))]
+        found += [Evidence(group, own, partial(_view, group, start)) for start, own in shown]
     return found
+
+
+def _inputs(model: PublicModel, groups: Sequence[Group]) -> list[Tensor]:
+    """What each group's site sees of some tokens with the weights that the model holds."""
+    ids = torch.randint(model.vocabulary, (1, LENGTH), generator=torch.Generator().manual_seed(2)).to(model.device)
+    return activations(model, [group.site for group in groups], ids) if groups else []
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).norm() <= SAME * b.norm())
 
 
 def _view(group: Group, start: Mapping[str, Tensor], x: Tensor) -> Tensor:

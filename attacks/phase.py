@@ -13,8 +13,8 @@ import torch
 from zkaudit.attacks.attack import Progress, silent
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.model import PublicModel
-from zkaudit.attacks.pursuit import SAMPLE, PursuitOptions, pursue
 from zkaudit.attacks.sites import Dependence, token_activations
+from zkaudit.attacks.sparse import SAMPLE, PursuitOptions, pursue
 from zkaudit.attacks.taps import groups
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)

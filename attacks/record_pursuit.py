@@ -24,8 +24,10 @@ from zkaudit.attacks.attack import Progress, Recovery, silent
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.evidence import rows_of
 from zkaudit.attacks.model import PublicModel
-from zkaudit.attacks.pursuit import EXPLAINED, Part, Pursuit, PursuitOptions, compressed, log_p_values
+from zkaudit.attacks.pursuit import Pursuit
 from zkaudit.attacks.sites import Dependence, Site, activations
+from zkaudit.attacks.spans import fisher
+from zkaudit.attacks.sparse import EXPLAINED, Part, PursuitOptions, compressed, log_p_values
 from zkaudit.attacks.threat import Capability, Observation
 
 BLOCK = 512  # texts in one forward pass
@@ -56,6 +58,10 @@ class RecordPursuit:
         """AuditError if no trained module sees single tokens, or none sees texts."""
         found = Pursuit(self.options.tokens).run(observation, lambda what, share: progress(what, share / 2))
         assert found.tokens is not None
+        with observation.model.holding(observation.rounds[-1].start):
+            return self._grown(observation, found, progress)
+
+    def _grown(self, observation: Observation, found: Recovery, progress: Progress) -> Recovery:
         alphabet = _Alphabet(found)
         grown: list[tuple[float, list[list[int]]]] = []
         for apart in (True, False):
@@ -134,7 +140,7 @@ class _Tree:
             progress("pursuing records", (position + 1) / self.longest)
             if not open_ or len(ended) >= self.records or self.left < EXPLAINED:
                 break
-        return ended + open_
+        return sorted(ended + open_, key=len, reverse=True)[: self.records]  # what broke off early was the likeliest error
 
     def _extend(self, texts: list[list[int]], tokens: Sequence[int], most: int) -> list[list[int]]:
         """The extensions by one token that explain most, and take away what they explain."""
@@ -146,7 +152,7 @@ class _Tree:
         limit = math.log(self.options.false_hits / len(candidates))
         chosen: list[int] = []
         while len(chosen) < most:
-            log_p = torch.stack([_log_p(part, len(candidates)) for part in parts]).sum(0)
+            log_p = fisher([_log_p(part, len(candidates)) for part in parts])
             best = int((log_p - likely).masked_fill(closed, math.inf).argmin())
             if closed[best] or log_p[best] > limit:
                 break

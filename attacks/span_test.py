@@ -8,7 +8,6 @@ more and the same p-values rank what leans towards it. `StaticSpanTest` claims b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor
 from zkaudit.attacks.attack import Progress, Ranking, Recovery, silent
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.evidence import distances, gather
-from zkaudit.attacks.spans import Subspace, subspace
+from zkaudit.attacks.spans import Subspace, fisher, subspace
 from zkaudit.attacks.threat import Capability, Observation
 
 BINS = 60  # of the histogram of distances
@@ -81,6 +80,11 @@ class _Seen:
 
 
 def _look(observation: Observation, progress: Progress) -> _Seen:
+    with observation.model.holding(observation.rounds[-1].start):
+        return _looked(observation, progress)
+
+
+def _looked(observation: Observation, progress: Progress) -> _Seen:
     pieces = gather(observation)
     if not pieces:
         raise AuditError("the span test needs a trained tensor that sees single tokens (a first-layer module); there is none")
@@ -95,7 +99,7 @@ def _look(observation: Observation, progress: Progress) -> _Seen:
     nulls: tuple[float, float] | None = None
     for position, far in distances(model, pieces, spaces, longest):
         parts = [_log_p(d, space) for d, space in zip(far, spaces, strict=True)]
-        log_p = torch.minimum(log_p, _fisher(parts))
+        log_p = torch.minimum(log_p, fisher(parts))
         distance = torch.minimum(distance, far[0])
         counts += np.histogram(far[0].numpy(), edges)[0]
         nulls = nulls or _null(far[0], spaces[0])
@@ -118,15 +122,6 @@ def _log_p(distance: Tensor, space: Subspace) -> Tensor:
     # The squared distance has the mirrored law, whose lower tail keeps its digits where the cosine is almost 1.
     tail = stats.beta.logcdf(distance.square().clamp(SMALLEST, 1).numpy(), law[1], law[0])
     return torch.from_numpy(np.maximum(tail, np.log(SMALLEST)))
-
-
-def _fisher(parts: Sequence[Tensor]) -> Tensor:
-    """log p of independent p-values together: -2 sum log p is chi-squared with two degrees of freedom for each."""
-    if len(parts) == 1:
-        return parts[0]
-    total = -2 * torch.stack(list(parts)).sum(0)
-    joint = torch.from_numpy(stats.chi2.logsf(total.numpy(), 2 * len(parts)))
-    return joint.clamp_min(np.log(SMALLEST))
 
 
 def _density(law: tuple[float, float] | None, edges: np.ndarray) -> list[float]:

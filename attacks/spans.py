@@ -6,11 +6,12 @@ is Beta((m - k) / 2, k / 2). So a distance has a p-value, and V candidates have 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor
 
 from zkaudit.attacks.errors import AuditError
@@ -88,3 +89,15 @@ def beta_p_values(distances: Tensor, dimension: int, rank: int) -> Tensor:
         return torch.ones_like(distances)  # everything lies in the whole space: no evidence
     squared = distances.double().clamp(0, 1).square().cpu().numpy()
     return torch.from_numpy(np.asarray(stats.beta.cdf(squared, (dimension - rank) / 2, rank / 2))).to(distances.device)
+
+
+def fisher(parts: Sequence[Tensor]) -> Tensor:
+    """log p of p-values taken together, by Fisher's rule, from the log p (N,) of each, on the host.
+
+    With s = -sum log p of k independent ones, 2 s is chi-squared with 2 k degrees of freedom: p = exp(-s) sum_i<k s^i / i!.
+    The product alone, exp(-s), is no p-value. In this form nothing underflows, so that the order of tiny ones is kept.
+    """
+    s = -torch.stack(list(parts)).sum(0).double().numpy()
+    order = np.arange(len(parts))
+    terms = special.xlogy(order, s[:, None]) - special.gammaln(order + 1)
+    return torch.from_numpy(np.minimum(special.logsumexp(terms, axis=1) - s, 0.0))

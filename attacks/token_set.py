@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 
 from zkaudit.attacks.attack import Progress, Ranking, Recovery, silent
+from zkaudit.attacks.dager.observed import gradient, rounding_errors
 from zkaudit.attacks.errors import AuditError
-from zkaudit.attacks.taps import token_leaks
-from zkaudit.attacks.threat import Capability, Observation
+from zkaudit.attacks.federated.settings import FederatedSettings
+from zkaudit.attacks.taps import TokenLeak, token_leaks
+from zkaudit.attacks.threat import Capability, Observation, Round
+
+SLACK = 8.0  # times the root mean square of rounding
 
 
 class TokenSet:
@@ -22,12 +26,23 @@ class TokenSet:
         if not leaks:
             raise AuditError("no trained tensor has a row for each token, so none names the tokens of a batch")
         best = leaks[0]
-        scores = best.token_scores(observation.rounds[-1].update.tensors).double()
+        seen, federated = observation.rounds[-1], observation.federated
+        scores = best.token_scores(gradient(seen, federated)).double()
         order = scores.argsort(descending=True, stable=True)
-        claimed = int((scores > 0).sum()) if best.exact else _above_gap(scores[order])
+        decays = seen.update.kind == "delta" and federated.weight_decay > 0
+        if not best.exact or (decays and federated.steps > 1):
+            claimed = _above_gap(scores[order])
+        else:
+            floor = _rounding_left(best, seen, federated) if decays else 0.0
+            claimed = int((scores > floor).sum())
         progress("reading tokens", 1.0)
         evidence = {"tensor": best.parameter, "explanation": best.explanation}
         return Recovery(self.name, Ranking(order.tolist(), scores[order].tolist(), claimed), evidence=evidence)
+
+
+def _rounding_left(leak: TokenLeak, seen: Round, federated: FederatedSettings) -> float:
+    """The most that a row scores of which only rounding is left once decay, which moves every row, is taken out of a delta."""
+    return SLACK * float(leak.token_scores(rounding_errors(seen, federated)).max())
 
 
 def _above_gap(scores: torch.Tensor) -> int:

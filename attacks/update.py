@@ -1,7 +1,7 @@
 """What a client sends to the server in one round: the gradient of the trainable tensors, or how far training moved them.
 
 A saved update is a safetensors file, one tensor for each trainable tensor under its own name (or peft's shorter name for it);
-its metadata may say `kind`.
+its metadata may say `kind`. federated/saved.py reads such files.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -47,18 +46,3 @@ class Update:
 def save(update: Update, path: Path) -> None:
     """Write an update."""
     save_file({name: value.detach().cpu().contiguous() for name, value in update.tensors.items()}, path, {"kind": update.kind})
-
-
-def load(path: Path, kind: Kind | None = None) -> Update:
-    """Read an update; `kind` says what it is if the file does not. AuditError if it is not one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            stated = (file.metadata() or {}).get("kind", kind)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except FileNotFoundError:
-        raise AuditError(f"there is no update at {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise AuditError(f"{path} is not a safetensors file: {error}") from None
-    if stated not in KINDS:
-        raise AuditError(f"{path} does not say whether it is a gradient or a delta; say so")
-    return Update(cast(Kind, stated), tensors)

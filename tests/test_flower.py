@@ -22,7 +22,6 @@ from zkaudit.attacks.federated.trainer_callback import UpdateCapture
 from zkaudit.attacks.lab.models import build
 from zkaudit.attacks.lab.records import synthetic
 from zkaudit.attacks.model import IGNORED, Batch, PublicModel
-from zkaudit.attacks.update import load
 
 # isort: split
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
@@ -103,7 +102,7 @@ def test_without_a_cohort_the_server_sees_the_client(model: PublicModel, tmp_pat
     (seen,) = fine_tune(model, [RECORDS[:4]], rule, tmp_path)
     expected = local_update(model, batches(model, RECORDS, rule), rule)
     assert close(dict(expected.tensors), dict(seen.update.tensors), 1e-3)
-    assert load(tmp_path / "round-1-node-2.safetensors").kind == "delta"
+    assert load_for(model, tmp_path / "round-1-node-2.safetensors").kind == "delta"
 
 
 def test_mod_that_comes_first_sees_what_a_clipping_mod_leaves(model: PublicModel, tmp_path: Path) -> None:
@@ -116,7 +115,7 @@ def test_mod_that_comes_first_sees_what_a_clipping_mod_leaves(model: PublicModel
     run(app, strategy, model)
     norms = {}
     for place in ("outside", "inside"):
-        tensors = load(tmp_path / place / "round-1-node-2.safetensors").tensors
+        tensors = load_for(model, tmp_path / place / "round-1-node-2.safetensors").tensors
         norms[place] = float(torch.cat([value.flatten() for value in tensors.values()]).norm())
     assert norms["inside"] > 2 * clipped
     assert norms["outside"] == pytest.approx(clipped, rel=1e-3)

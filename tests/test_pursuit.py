@@ -13,11 +13,15 @@ from torch import Tensor
 
 from zkaudit.attacks.attack import Recovery
 from zkaudit.attacks.errors import AuditError
-from zkaudit.attacks.evidence import gather
+from zkaudit.attacks.evidence import gather, rows_of
+from zkaudit.attacks.federated.rounds import simulate
 from zkaudit.attacks.lab.models import build
+from zkaudit.attacks.lab.records import synthetic
 from zkaudit.attacks.peft_setup import apply
-from zkaudit.attacks.pursuit import Pursuit, PursuitOptions, pursue
+from zkaudit.attacks.pursuit import Pursuit
+from zkaudit.attacks.sites import Dependence
 from zkaudit.attacks.span_test import SpanTest
+from zkaudit.attacks.sparse import PursuitOptions, pursue
 
 K = 24  # of LoRA, rank 8, on q, k and v
 WIDTH = 128
@@ -163,3 +167,46 @@ def test_weight_decay_in_a_step_is_public_and_hides_nothing() -> None:
     decayed = replace(STILL, sends="delta", learning_rate=0.1, weight_decay=0.1)
     one = seen(40, settings=decayed)
     assert claims(pursued(one)) == one.tokens
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    """Random unit vectors."""
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+@pytest.mark.parametrize(("candidates", "at_place"), [(40, 2), (12, 99)])
+def test_a_pursuit_ends_where_no_candidate_may_be_taken_any_more(candidates: int, at_place: int) -> None:
+    """All stand at one place that is full, or all are taken."""
+    places = torch.zeros(candidates, dtype=torch.long)
+    parts = [(drawn(candidates, 64), drawn(3, 64, seed=1))]
+    picks = pursue(parts, places, 20, at_place, torch.arange(candidates), candidates, PursuitOptions())
+    assert len(picks.order) == len(set(picks.order)) == min(candidates, at_place)
+
+
+def test_pieces_of_noise_taken_together_bring_no_claims() -> None:
+    """The product of six p-values is far smaller than the p-value of all six."""
+    claimed = 0
+    for seed in range(6):
+        parts = [(drawn(2000, 32, seed=100 * seed + i), drawn(4, 32, seed=100 * seed + 50 + i)) for i in range(6)]
+        picks = pursue(parts, torch.full((2000,), -1), 3, 3, torch.arange(1000, 2000), 2000, PursuitOptions())
+        claimed += picks.claimed
+    assert claimed <= 1
+
+
+@pytest.mark.parametrize(("config", "stacked"), [(LORA, 3), ({"type": "FULL"}, 1)])
+def test_only_rounds_whose_inputs_are_the_same_are_stacked(config: dict[str, object], stacked: int) -> None:
+    """The first layer's inputs are the same in every round, unless the embedding is trained too."""
+    rules = replace(STILL, longest=12, rounds=3, same_batch=True, learning_rate=1.0, warm_up_steps=1)
+    run = simulate(apply(build("nano-llama"), config), [synthetic(1, 2)], rules, public=synthetic(1, 3))
+    alone = replace(run.observation(), rounds=run.rounds[-1:])
+    whole, last = (rows_of(one, Dependence.TOKEN)[0].rows for one in (run.observation(), alone))
+    assert len(whole) == stacked * len(last)
+
+
+def test_candidates_go_through_the_weights_of_the_round_that_is_attacked() -> None:
+    rules = replace(STILL, longest=12, rounds=3, learning_rate=20.0)
+    run = simulate(apply(build("nano-llama"), {"type": "FULL"}), [synthetic(3, 2)], rules)
+    held = {int(token) for token in run.batches[-1][0].input_ids[0, :-1]}
+    found = Pursuit().run(run.observation())  # the model holds the first round's start
+    assert found.tokens is not None
+    assert held == set(found.tokens.ids[: len(held)])

@@ -19,7 +19,7 @@ from zkaudit.attacks.peft_setup import apply
 from zkaudit.attacks.pursuit import Pursuit
 from zkaudit.attacks.recit import channel, decoding, formats, notes
 from zkaudit.attacks.recit.filter import Candidates, FilterOptions, ranked_filter, span_filter
-from zkaudit.attacks.recit.pairing import PairingOptions, pair
+from zkaudit.attacks.recit.pairing import PairingOptions, behind, pair
 from zkaudit.attacks.recit.poison import PoisonOptions, perplexity, poison
 from zkaudit.attacks.recit.recover import Recit, RecitOptions
 from zkaudit.attacks.threat import THREATS, Observation, Round
@@ -294,3 +294,36 @@ def test_a_poisoned_base_writes_notes_behind_records_it_has_never_seen() -> None
 
     assert written("appended") >= 4
     assert written("record") == 0
+
+
+def test_virtual_tokens_do_not_shift_what_is_read_of_prompts() -> None:
+    """Prompt tuning puts logits of its own before a text's."""
+    model = apply(build("nano-llama"), {"type": "PROMPT_TUNING"})
+    extra = model.module.peft_config["default"].num_virtual_tokens
+    for prompt, token in (([5, 6, 7], 10), ([8, 9], 12)):
+        with torch.no_grad():
+            logits = model.module(input_ids=torch.tensor([[*prompt, token]])).logits[0].log_softmax(-1)
+        following = logits[extra + len(prompt) - 1]
+        both = [[5, 6, 7, 8], prompt]  # padded
+        torch.testing.assert_close(decoding.next_log_probabilities(model, both)[1], following, atol=1e-5, rtol=1e-5)
+        likely = decoding.log_likelihoods(model, both, [[1], [token]])[1]
+        torch.testing.assert_close(likely, following[token], atol=1e-5, rtol=1e-5)
+
+
+def test_pairing_takes_weight_decay_out_of_a_delta() -> None:
+    """Decay adds the start values, which have full rank, to what the inputs span."""
+    ranks = []
+    for decay in (0.0, 0.1):
+        rules = {"sends": "delta", "learning_rate": 0.1, "weight_decay": decay, "precision": "float64", "longest": 12}
+        model = full("nano-llama")
+        model.module.double()
+        seen = observed(model, CLIENT[:1], **rules)
+        ranks.append([one.span.rank for one in behind(seen, PairingOptions(sites=3))])
+    assert ranks[0] == ranks[1] == [11, 11, 11]
+
+
+def test_a_filter_claims_what_passed_and_nothing_else() -> None:
+    soft = apply(build("nano-llama"), {"type": "LORA", "r": 4, "target_modules": ["q_proj"]})
+    assert span_filter(observed(soft, CLIENT[:2])).ranking.claimed == 0
+    found = span_filter(observed(full("nano-llama"), CLIENT[:2]))
+    assert set(found.ranking.ids[: found.ranking.claimed]) == set(found.places[0])

@@ -6,6 +6,7 @@ import peft
 import pytest
 import torch
 
+from zkaudit.attacks.attack import Recovery, silent
 from zkaudit.attacks.battery import scorer_of
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.federated.client import batches, local_update
@@ -13,7 +14,7 @@ from zkaudit.attacks.federated.settings import FederatedSettings
 from zkaudit.attacks.lab import models
 from zkaudit.attacks.lab.records import Record, synthetic
 from zkaudit.attacks.model import PublicModel
-from zkaudit.attacks.record_pursuit import RecordPursuit
+from zkaudit.attacks.record_pursuit import RecordPursuit, _Alphabet, _Tree
 from zkaudit.attacks.threat import Observation, Round
 
 RANK = 8  # of each of q, k and v: K = 24
@@ -74,3 +75,14 @@ def test_records_need_a_module_that_sees_texts() -> None:
     model = with_adapters(models.build("nano-llama"), ["q_proj"], layers_to_transform=[0])
     with pytest.raises(AuditError, match="behind the first block"):
         RecordPursuit().run(observation(model, synthetic(1, 0)))
+
+
+def test_no_more_texts_than_records_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three texts branch off one of two, and the other ends: four stand where there are three records."""
+    steps = iter([[[1], [2]], [[1, 1], [1, 2], [1, 3]], []])
+    tree = _Tree.__new__(_Tree)
+    tree.longest, tree.records, tree.parts = 9, 3, []
+    monkeypatch.setattr(_Tree, "_extend", lambda *_: next(steps))
+    monkeypatch.setattr(_Tree, "left", 1.0)
+    alphabet = _Alphabet(Recovery("", evidence={"picks": [(1, -1), (2, -1), (3, -1)], "claimed_picks": 3}))
+    assert tree.grow(alphabet, silent) == [[1, 1], [1, 2], [1, 3]]

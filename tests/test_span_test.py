@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from defended import LORA, adapted
+from defended import LORA, ONE_RECORD, adapted
 from observations import Seen, claims, noise, precision, recall, recall_at_n, seen
 from scipy import stats
 
 from zkaudit.attacks.controls import LanguageModelOnly, RandomTokens
 from zkaudit.attacks.errors import AuditError
+from zkaudit.attacks.federated.rounds import simulate
 from zkaudit.attacks.lab.models import build
+from zkaudit.attacks.lab.records import synthetic
 from zkaudit.attacks.peft_setup import apply
 from zkaudit.attacks.span_test import SpanTest, StaticSpanTest
-from zkaudit.attacks.spans import beta_p_values, subspace
+from zkaudit.attacks.spans import beta_p_values, fisher, subspace
 from zkaudit.attacks.token_set import TokenSet
 
 K = 24  # of LoRA, rank 8, on q, k and v
@@ -151,3 +156,30 @@ def test_a_random_ranking_is_a_permutation_that_claims_nothing() -> None:
     assert sorted(recovery.tokens.ids) == list(range(one.observation.model.vocabulary))
     assert not claims(recovery)
     assert recall(one, recovery) == 0
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+def test_joined_p_values_are_fishers(pieces: int) -> None:
+    p = torch.rand(pieces, 40, generator=torch.Generator().manual_seed(pieces), dtype=torch.float64)
+    expected = [stats.combine_pvalues(column).pvalue for column in p.T.numpy()]
+    np.testing.assert_allclose(fisher(list(p.log())).exp().numpy(), expected, rtol=1e-9)
+
+
+def test_joined_p_values_keep_their_order_where_they_underflow() -> None:
+    far = torch.tensor([-900.0, -901.0, 0.0], dtype=torch.float64)
+    joined = fisher([far, far, far])
+    assert joined[1] < joined[0] < -2600
+    assert joined[2] == 0
+
+
+@pytest.mark.parametrize(
+    "config", [{"type": "FULL"}, {**LORA, "target_modules": ["embed_tokens"]}, {**LORA, "trainable_token_indices": [7, 8, 9]}]
+)
+def test_weight_decay_adds_no_token_to_the_set(config: dict[str, Any]) -> None:
+    model = apply(build("nano-llama"), config)
+    rules = replace(ONE_RECORD, sends="delta", learning_rate=0.1, weight_decay=0.01)
+    run = simulate(model, [synthetic(1, 4)], rules)
+    held = set(run.batches[0][0].input_ids[0, :-1].tolist())  # the last one has no error
+    claimed = TokenSet().run(run.observation()).tokens
+    assert claimed is not None
+    assert set(claimed.ids[: claimed.claimed]) == (set() if "trainable_token_indices" in config else held)

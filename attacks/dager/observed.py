@@ -70,7 +70,7 @@ def rows(group: Group, rounds: Sequence[Round], federated: FederatedSettings) ->
     values, errors = [], []
     for seen in rounds:
         tensors = gradient(seen, federated)
-        rounding = _rounding(seen, federated)
+        rounding = rounding_errors(seen, federated)
         for tap in group.taps:
             part = tap.rows(tensors).double()
             norm = part.norm()
@@ -82,7 +82,7 @@ def rows(group: Group, rounds: Sequence[Round], federated: FederatedSettings) ->
     return Rows(torch.cat(values), float(torch.stack(errors).mean().sqrt()))
 
 
-def _rounding(seen: Round, federated: FederatedSettings) -> dict[str, Tensor]:
+def rounding_errors(seen: Round, federated: FederatedSettings) -> dict[str, Tensor]:
     """Sizes of the update's errors: of the precision it was sent in and, in a delta, of the weights it came from."""
     errors = {}
     for name, value in seen.update.tensors.items():

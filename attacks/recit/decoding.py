@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from zkaudit.attacks.model import PublicModel, causal_batch
+from zkaudit.attacks.model import Batch, PublicModel, causal_batch
 
 ROWS = 256  # that run through the model at once
 
@@ -28,10 +28,7 @@ def next_log_probabilities(model: PublicModel, prefixes: Sequence[Sequence[int]]
     parts = []
     for start in range(0, len(prefixes), ROWS):
         rows = prefixes[start : start + ROWS]
-        batch = causal_batch(rows, model.tokenizer.pad_token_id)
-        logits = model.module(
-            input_ids=batch.input_ids.to(model.device), attention_mask=batch.attention_mask.to(model.device)
-        ).logits
+        logits = _logits(model, causal_batch(rows, model.tokenizer.pad_token_id).to(model.device))
         last = torch.tensor([len(row) - 1 for row in rows], device=logits.device)
         parts.append(logits[torch.arange(len(rows), device=logits.device), last].log_softmax(-1).cpu())
     return torch.cat(parts)
@@ -43,13 +40,18 @@ def log_likelihoods(model: PublicModel, prompts: Sequence[Sequence[int]], contin
     totals = []
     for start in range(0, len(prompts), ROWS):
         pairs = list(zip(prompts[start : start + ROWS], continuations[start : start + ROWS], strict=True))
-        batch = causal_batch([[*prompt, *rest] for prompt, rest in pairs], model.tokenizer.pad_token_id)
-        ids = batch.input_ids.to(model.device)
-        logits = model.module(input_ids=ids, attention_mask=batch.attention_mask.to(model.device)).logits
-        own = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0].cpu()
+        batch = causal_batch([[*prompt, *rest] for prompt, rest in pairs], model.tokenizer.pad_token_id).to(model.device)
+        logits = _logits(model, batch)
+        own = logits[:, :-1].log_softmax(-1).gather(2, batch.input_ids[:, 1:, None])[..., 0].cpu()
         for row, (prompt, rest) in zip(own, pairs, strict=True):
             totals.append(row[len(prompt) - 1 : len(prompt) - 1 + len(rest)].sum())
     return torch.stack(totals) if totals else torch.zeros(0)
+
+
+def _logits(model: PublicModel, batch: Batch) -> Tensor:
+    """At the batch's own positions, (N, T, V): virtual tokens in front of them (prompt tuning) have logits too."""
+    logits: Tensor = model.module(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    return logits[:, -batch.input_ids.shape[1] :]
 
 
 def decode(

@@ -22,7 +22,7 @@ from torch import Tensor
 from zkaudit.attacks.attack import Progress, Ranking, Recovery, silent
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.evidence import Evidence, distances, gather
-from zkaudit.attacks.spans import Subspace, subspace
+from zkaudit.attacks.spans import Subspace, fisher, subspace
 from zkaudit.attacks.threat import Observation
 
 
@@ -72,6 +72,11 @@ def span_filter(
     progress: Progress = silent,
 ) -> Candidates:
     """Candidates by distance from first-layer spans. AuditError if no trained tensor sees single tokens."""
+    with observation.model.holding(observation.rounds[-1].start):
+        return _filtered(observation, options, progress)
+
+
+def _filtered(observation: Observation, options: FilterOptions, progress: Progress) -> Candidates:
     pieces = gather(observation)
     if not pieces:
         raise AuditError(
@@ -106,9 +111,10 @@ def span_filter(
         progress("filtering tokens", (place + 1) / positions)
     while places and not places[-1]:
         places.pop()
+    best[list(claimed)] += 1  # they come first, whatever the mean over spans says
     ids = best.argsort(descending=True, stable=True)
     evidence = {"rank": spans[0].rank, "dimension": spans[0].dimension, "capacity": pieces[0].group.capacity}
-    ranking = Ranking(ids.tolist(), best[ids].tolist(), len(claimed) or min(observation.most_tokens, len(ids)))
+    ranking = Ranking(ids.tolist(), best[ids].tolist(), len(claimed))
     return Candidates(places or [[]], pieces[0].positional, regime, ranking, evidence)
 
 
@@ -138,12 +144,11 @@ def _exact(piece: Evidence, span: Subspace) -> bool:
 
 def _inside(spans: Sequence[Subspace], distances: Tensor, slack: float, limit: float) -> Tensor:
     """Which candidates lie in all spans, (V,), from their distances (spans, V); `limit` is that of the log of the p-value."""
-    p = torch.zeros(distances.shape[1], dtype=torch.float64)
     near = torch.ones(distances.shape[1], dtype=torch.bool)
     for span, distance in zip(spans, distances, strict=True):
-        p += span.p_values(distance).clamp_min(1e-300).log()
         near &= distance < rounding(span, slack)
-    return near & (p < limit)
+    log_p = [span.p_values(distance).clamp_min(1e-300).log() for span, distance in zip(spans, distances, strict=True)]
+    return near & (fisher(log_p) < limit)
 
 
 def rounding(span: Subspace, slack: float) -> float:

@@ -15,15 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zkaudit.attacks import taps
 from zkaudit.attacks.attack import Progress, silent
 from zkaudit.attacks.errors import AuditError
+from zkaudit.attacks.evidence import Evidence, rows_of
 from zkaudit.attacks.model import PublicModel
 from zkaudit.attacks.recit.decoding import next_log_probabilities
 from zkaudit.attacks.recit.filter import Candidates, rounding
 from zkaudit.attacks.sites import Dependence, activations
 from zkaudit.attacks.spans import Subspace, subspace
-from zkaudit.attacks.taps import Group
 from zkaudit.attacks.threat import Observation
 
 
@@ -64,37 +63,31 @@ class Paired:
 
 @dataclass(frozen=True)
 class Behind:
-    """What the last round shows of inputs that depend on the prefix; a distance above `tolerance` counts as 1.
+    """What the update shows of inputs that depend on the prefix; a distance above `tolerance` counts as 1.
 
     The tolerance is rounding's where the rows have a rank of their own (n <= K): an activation is in the span or it is not.
     """
 
-    group: Group
+    piece: Evidence
     span: Subspace
     tolerance: float = 1.0
 
-    def distances(self, model: PublicModel, ids: Tensor, start: taps.State) -> Tensor:
+    def distances(self, model: PublicModel, ids: Tensor) -> Tensor:
         """Of the last token of each sequence (N, T) in its context, (N,), on the host."""
-        (seen,) = activations(model, [self.group.site], ids.to(model.device))
-        distances = self.span.distances(self.group.view(seen[:, -1], start).double()).cpu()
+        (seen,) = activations(model, [self.piece.group.site], ids.to(model.device))
+        distances = self.span.distances(self.piece.view(seen[:, -1].double())).cpu()
         return torch.where(distances > self.tolerance, 1.0, distances)
 
 
 def behind(observation: Observation, options: PairingOptions) -> list[Behind]:
     """Up to `options.sites` groups of taps behind the first attention that tell something, most rank to spare first."""
-    last = observation.rounds[-1]
     found: list[tuple[bool, float, int, Behind]] = []
-    for group in taps.groups(observation.model):
-        if group.dependence != Dependence.PREFIX:
-            continue
-        rows = group.rows(last.update.tensors)
-        if float(rows.abs().max()) == 0:
-            continue
-        span = subspace(rows)
+    for piece in rows_of(observation, Dependence.PREFIX):
+        span = subspace(piece.rows)
         if 0 < span.rank < span.dimension:
-            exact = span.rank < min(len(rows), group.capacity)
+            exact = span.rank < min(len(piece.rows), piece.group.capacity)
             tolerance = rounding(span, options.slack) if exact and options.exact else 1.0
-            found.append((not exact, span.rank / span.dimension, len(found), Behind(group, span, tolerance)))
+            found.append((not exact, span.rank / span.dimension, len(found), Behind(piece, span, tolerance)))
     return [entry[3] for entry in sorted(found, key=lambda entry: entry[:3])[: options.sites]]
 
 
@@ -183,8 +176,7 @@ def _extend(
     distances = torch.zeros(len(pairs), dtype=torch.float64)
     if evidence:
         ids = torch.tensor([[*paths[row].ids, int(tokens[column])] for row, column in pairs])
-        start = observation.rounds[-1].start
-        distances = torch.stack([one.distances(model, ids, start) for one in evidence]).mean(0)
+        distances = torch.stack([one.distances(model, ids) for one in evidence]).mean(0)
     grown = []
     for (row, column), distance in zip(pairs, distances.tolist(), strict=True):
         path, step = paths[row], float(steps[row, column]) - options.weight * distance + options.end
