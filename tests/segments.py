@@ -136,7 +136,7 @@ def hidden_proof(
     layout = Layout(statement)
     trace = MemoryTrace(Path(), {})
     trace.__dict__.update(inputs=data[0], targets=data[1])
-    fixed = {**data_tables(trace, layout), **weight_tables(layout, "start", data[2])}
+    fixed = {**data_tables(layout, *trace.data()), **weight_tables(layout, "start", data[2])}
 
     def opened(blocks: Any, tables: Any) -> Opening:
         placed = {block.name: place.put(tables[block.name]) for block in blocks}

@@ -177,14 +177,14 @@ def place_of(*arrays: Any) -> Place:
     return HOST
 
 
-def is_short(array: Any) -> bool:
-    """Whether an array of elements belongs on the host."""
-    return bool(array.size <= _SHORT)
+def is_short(array: Any, work: int = 1) -> bool:
+    """Whether an array belongs on the host: of elements, or of what takes `work` times as long."""
+    return bool(array.size * work <= _SHORT)
 
 
-def home(array: Any) -> Any:
-    """An array of elements, on the host if it has become short; as it is otherwise."""
-    return place_of(array).get(array) if is_short(array) else array
+def home(array: Any, work: int = 1) -> Any:
+    """The array, on the host if it has become short; as it is otherwise."""
+    return place_of(array).get(array) if is_short(array, work) else array
 
 
 def set_aside(array: Any) -> Any:

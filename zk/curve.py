@@ -18,6 +18,7 @@ from zkaudit.zk.field import from_ints
 Points = npt.NDArray[np.uint64]
 
 POINT_BYTES = 48
+FOLD_WORK = 8  # folding a point beside folding an element, for where it is done (backend.home)
 
 COFACTOR = 0xD201000000010001
 """1 - z, which takes every point of the curve into the subgroup (RFC 9380, section 8.8.1); coprime to r."""
@@ -140,7 +141,7 @@ def fold(low: Points, high: Points, x: int) -> Points:
     at = place_of(low, high)
     out = _empty(len(low)) if at is HOST else at.empty(len(low), 12)
     at.curve.fold(low, high, from_ints([x]), out)
-    return home(out)  # type: ignore[no-any-return]
+    return home(out, work=FOLD_WORK)  # type: ignore[no-any-return]
 
 
 def msm(scalars: Array, points: Points) -> Points:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zkaudit.zk.backend import Array, Place, Small, check, check_small, core, empty, home, place_of
+from zkaudit.zk.backend import HOST, Array, Place, Small, check, check_small, core, empty, home, place_of
 
 MODULUS = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
 """The order r of the groups of BLS12-381."""
@@ -26,6 +26,7 @@ __all__ = [
     "add",
     "affine",
     "combine",
+    "combine_all",
     "dot",
     "dot_small",
     "evaluate_small",
@@ -181,6 +182,22 @@ def combine(weights: Array, matrix: Small) -> Array:
     at = place_of(matrix, weights)
     out = at.empty(matrix.shape[1], 4)
     at.core.combine(weights, matrix, out)
+    return home(out)  # type: ignore[no-any-return]
+
+
+def combine_all(parts: Sequence[tuple[Array, Small]]) -> Array:
+    """The sum of combine(weights, matrix) over the parts, whose matrices have one number of columns: one sum on a GPU."""
+    for k, (weights, matrix) in enumerate(parts):
+        check(f"parts[{k}] weights", weights, (None, 4))
+        check_small(f"parts[{k}] matrix", matrix, (len(weights), parts[0][1].shape[1]))
+    at = place_of(*(matrix for _, matrix in parts))
+    if at is HOST:
+        total = combine(*parts[0])
+        for weights, matrix in parts[1:]:
+            total = add(total, combine(weights, matrix))
+        return total
+    out = at.empty(parts[0][1].shape[1], 4)
+    at.core.combine_all(parts, out)
     return home(out)  # type: ignore[no-any-return]
 
 

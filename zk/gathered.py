@@ -82,10 +82,8 @@ class LinearSum:
     def _low_sum(self, tables: Mapping[str, Any]) -> sumcheck.Products:
         vectors = []
         for part in self._parts:
-            total = field.zeros(self._lows)
-            for name, coefficient in part.coefficients.items():
-                scaled = field.mul(part.weight.high, coefficient)
-                total = field.add(total, field.combine(scaled, contiguous(tables[name])))
+            named = part.coefficients.items()
+            total = field.combine_all([(field.mul(part.weight.high, c), contiguous(tables[name])) for name, c in named])
             vectors += [part.weight.low, total]
         return _pairs(vectors)
 

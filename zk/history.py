@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zkaudit.zk import field, mle, sumcheck
+from zkaudit.zk.backend import place_of
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
 from zkaudit.zk.claims import Claim
 from zkaudit.zk.field import Array
@@ -64,12 +65,13 @@ def prove(network: Network, witness: Witness, weight_claims: list[WeightClaim], 
     value = channel.send([_evaluate_end(witness, end)], "end weights")[0]
     entries, laid, powers = _entries(network, [*weight_claims, WeightClaim(value, end)], channel)
     used = network.layout.statement.steps * network.layout.statement.batch
-    left, right = field.zeros(1 << laid.variables), field.zeros(1 << laid.variables)
+    at, shape = place_of(witness.activation(0)), (1 << laid.variables, 4)
+    left, right = at.zeros(shape, np.uint64), at.zeros(shape, np.uint64)
     for entry, offset in zip(entries, laid.offsets, strict=True):
         term = entry.term
         pairs = field.combine(term.inputs, witness.activation(term.layer))[:used]
-        left[offset : offset + used] = field.mul(entry.kappa, pairs)
-        right[offset : offset + used] = field.combine(term.outputs, witness.gradient(term.layer))[:used]
+        left[offset : offset + used] = at.put(field.mul(entry.kappa, pairs))
+        right[offset : offset + used] = at.put(field.combine(term.outputs, witness.gradient(term.layer))[:used])
     history = channel.send([field.dot(left, right)], "update history")[0]
     point, rest = sumcheck.prove([sumcheck.Products([left, right], [(0, 1)])], 2, history, channel, "update history")
     values = [mle.evaluate(left, point), mle.evaluate(right, point)]

@@ -5,9 +5,13 @@ Each function is one parallel pass; the protocols that call them are in other fi
 
 from collections.abc import Sequence
 
-from zkaudit.zk.backend import check, core, empty, home, place_of
+import numpy as np
+
+from zkaudit.zk.backend import HOST, check, core, empty, home, place_of
 from zkaudit.zk.field import Array, from_ints, to_ints, zeros
 from zkaudit.zk.mle import fold
+
+JOINED = 1 << 12  # tables of up to so many entries are folded together: a call costs as much
 
 
 def products_round(tables: Sequence[Array], terms: Sequence[tuple[int, ...]], degree: int) -> list[int]:
@@ -37,8 +41,12 @@ def products_round(tables: Sequence[Array], terms: Sequence[tuple[int, ...]], de
 
 
 def fold_all(tables: Sequence[Array], r: int) -> list[Array]:
-    """Variable 0 of every table bound to r (mle.fold)."""
-    return [fold(table, r) for table in tables]
+    """Variable 0 of every table bound to r (mle.fold); many short tables are one long one."""
+    length = len(tables[0])
+    if length > JOINED or len(tables) == 1 or place_of(*tables) is not HOST:
+        return [fold(table, r) for table in tables]
+    folded = fold(np.concatenate(tables), r)
+    return [folded[k * length // 2 : (k + 1) * length // 2] for k in range(len(tables))]
 
 
 def fraction_layer(p: Array, q: Array) -> tuple[Array, Array]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from zkaudit.zk import curve, field, hyrax, proof_file
-from zkaudit.zk.backend import HOST, Place
 from zkaudit.zk.block import Block
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import BadInput, InvalidProof
@@ -26,7 +27,11 @@ from zkaudit.zk.trace import read_trace
 from zkaudit.zk.witness import narrow, weight_tables
 
 FORMAT = "zkaudit-opening"
+VERSION = 2
 KINDS = ("data", "start-weights", "end-weights")
+HASHED = 1 << 19  # integers of a piece, 4 MiB
+
+Tables = Callable[[], Mapping[str, Any]]  # makes the tables of some blocks
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Opening:
     def save(self, path: Path) -> None:
         """Write as JSON, owner-readable."""
         scalars = b"".join(x.to_bytes(32, "little") for x in field.to_ints(self.blindings))
-        fields = {"format": FORMAT, "version": 1, "columns": self.columns}
+        fields = {"format": FORMAT, "version": VERSION, "columns": self.columns}
         content = {**fields, "commitment": self.commitment.hex(), "blindings": scalars.hex(), "digest": self.digest}
         proof_file.write_whole(path, json.dumps(content).encode(), 0o600)
 
@@ -50,8 +55,8 @@ def load(path: Path) -> Opening:
     """Read an opening; BadInput if it is none."""
     try:
         content = json.loads(path.read_bytes())
-        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != 1:
-            raise BadInput(f"{path} is not a zkaudit opening of version 1")
+        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise BadInput(f"{path} is not a zkaudit opening of version {VERSION}")
         commitment, scalars = bytes.fromhex(content["commitment"]), bytes.fromhex(content["blindings"])
         blindings = [int.from_bytes(scalars[i : i + 32], "little") for i in range(0, len(scalars), 32)]
         columns, digest_of_tables = int(content["columns"]), str(content["digest"])
@@ -65,28 +70,35 @@ def load(path: Path) -> Opening:
 
 
 def load_or_commit(
-    path: Path, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int, blinder: Blinder, place: Place = HOST
+    path: Path, blocks: Sequence[Block], values: Sequence[Any], tables: Tables, columns: int, blinder: Blinder
 ) -> Opening:
-    """The opening stored at `path`, which must open `tables`; if there is none, of a fresh commitment, made at `place`."""
+    """The opening stored at `path`, which must be of `values`; if there is none, that of a fresh commitment to `tables()`."""
+    found = digest(values)
     if path.exists():
         opening = load(path)
-        if opening.columns != columns or opening.digest != digest(blocks, tables):
+        if opening.columns != columns or opening.digest != found:
             raise BadInput(f"{path} does not open what the run holds now: its data or weights were changed since")
         return opening
-    points, blindings = hyrax.commit(blocks, {b.name: place.put(tables[b.name]) for b in blocks}, columns, blinder)
-    opening = Opening(columns, curve.compress(points), blindings, digest(blocks, tables))
+    points, blindings = hyrax.commit(blocks, tables(), columns, blinder)
+    opening = Opening(columns, curve.compress(points), blindings, found)
     opening.save(path)
     return opening
 
 
-def digest(blocks: Sequence[Block], tables: Mapping[str, Any]) -> str:
-    """SHA-256 of the tables' integers, hex: tells whether they are those of an opening, at less cost than committing again."""
-    state = hashlib.sha256()
-    for block in blocks:
-        table = np.ascontiguousarray(tables[block.name], "<i8")
-        state.update(f"{block.name} {block.highs} {block.lows} ".encode())
-        state.update(table.data)
-    return state.hexdigest()
+def digest(values: Sequence[Any]) -> str:
+    """SHA-256 over arrays of integers, hex: tells whether they are those of an opening, at less cost than committing again.
+
+    Pieces are hashed side by side, and then their digests.
+    """
+    pieces: list[Any] = []
+    for array in values:
+        content = np.ascontiguousarray(array, "<i8")
+        pieces.append(f"{content.shape}".encode())
+        flat = content.reshape(-1)
+        pieces += [flat[first : first + HASHED].data for first in range(0, len(flat), HASHED)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = pool.map(lambda piece: hashlib.sha256(piece).digest(), pieces)
+        return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def weights_path(run: Path, step: int) -> Path:

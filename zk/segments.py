@@ -11,9 +11,10 @@ forward and reads no step twice; a boundary at the end of a chunk, whose weights
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from zkaudit.zk.backend import HOST, Place
 from zkaudit.zk.channel import Blinder
@@ -42,9 +43,17 @@ def first_statement(run: Path, trace: Trace, blinder: Blinder, place: Place = HO
     layout = Layout(statement)
     check(replace(statement, rates=statement.rates[: _fitting_steps(statement)]))
     (run / "openings").mkdir(mode=0o700, exist_ok=True)
-    tables = {**data_tables(trace, layout), **weight_tables(layout, "start", trace.state_before(0)[1])}
-    data = load_or_commit(data_path(run), layout.data, tables, statement.columns, blinder.child("data"), place)
-    start = load_or_commit(weights_path(run, 0), layout.start, tables, statement.columns, blinder.child("weights 0"), place)
+    values, weights = trace.data(), trace.state_before(0)[1]
+
+    def tables_of_data() -> Mapping[str, Any]:
+        return {name: place.put(table) for name, table in data_tables(layout, *values).items()}
+
+    def tables_of_weights() -> Mapping[str, Any]:
+        return weight_tables(layout, "start", weights, place)
+
+    columns, child = statement.columns, blinder.child
+    data = load_or_commit(data_path(run), layout.data, values, tables_of_data, columns, child("data"))
+    start = load_or_commit(weights_path(run, 0), layout.start, weights, tables_of_weights, columns, child("weights 0"))
     statement = replace(statement, data=data.commitment, start=start.commitment)
     return replace(statement, batch_seed=derive_batch_seed(statement))
 
@@ -127,8 +136,12 @@ def _end_opening(run: Path, trace: Trace, statement: Statement, blinder: Blinder
     if path.exists():
         return load(path), trace
     weights = weights_before(trace, statement, step)
-    tables = weight_tables(layout, "end", weights)
-    opening = load_or_commit(path, layout.end, tables, statement.columns, blinder.child(f"weights {step}"), place)
+    child = blinder.child(f"weights {step}")
+
+    def tables() -> Mapping[str, Any]:
+        return weight_tables(layout, "end", weights, place)
+
+    opening = load_or_commit(path, layout.end, weights, tables, statement.columns, child)
     return opening, _Walk(trace.folder, trace.manifest, step, weights)
 
 

@@ -29,12 +29,12 @@ def segment_witness(trace: Trace, layout: Layout, batches: Integers, place: Plac
     start = _weights_before(trace, layout)
     witness = Witness(layout, tables, batches)
     stored_at, end = trace.state_before(s.first_step + s.steps)
-    if stored_at != s.first_step + s.steps:
+    is_stored = stored_at == s.first_step + s.steps
+    if not is_stored:
         end = _after(start, witness)
-    elif not _follow(start, end, witness):
+    tables |= {**weight_tables(layout, "start", start, place), **weight_tables(layout, "end", end, place)}
+    if is_stored and not _follow(witness):
         raise BadInput(f"the trace's weights after step {stored_at - 1} do not follow from its updates")
-    weights = {**weight_tables(layout, "start", start), **weight_tables(layout, "end", end)}
-    tables |= {name: place.put(table) for name, table in weights.items()}
     if s.segment == 0:
         tables |= start_limb_tables(layout, tables)
     return witness
@@ -110,18 +110,18 @@ class Witness:
         ]
 
 
-def data_tables(trace: Trace, layout: Layout) -> dict[str, Any]:
+def data_tables(layout: Layout, x: Integers, y: Integers) -> dict[str, Any]:
     """The committed data set: inputs with offset, targets as they are."""
-    x, y = trace.data()
     _require_range("inputs", x, -SIGN_OFFSET, SIGN_OFFSET)
     _require_range("targets", y, 0, 1 << LIMB)
     return {"x": placed(layout, "x", (x + SIGN_OFFSET).T), "y": placed(layout, "y", y.T)}
 
 
-def weight_tables(layout: Layout, name: str, weights: Sequence[Integers]) -> dict[str, Any]:
-    """Weights (d + 1, outputs), the bias row last, as the blocks called `name`."""
+def weight_tables(layout: Layout, name: str, weights: Sequence[Integers], place: Place = HOST) -> dict[str, Any]:
+    """Weights (d + 1, outputs), the bias row last, as the blocks called `name`; made at `place`."""
     tables = {}
     for j, matrix in enumerate(weights):
+        matrix = place.put(matrix)
         tables[f"{name}{j}"] = placed(layout, f"{name}{j}", matrix[:-1].T)
         tables[f"{name}{j}.bias"] = placed(layout, f"{name}{j}.bias", matrix[-1:])
     return tables
@@ -142,7 +142,7 @@ def start_limb_tables(layout: Layout, tables: Mapping[str, Any]) -> dict[str, An
 
 def _run_tables(trace: Trace, layout: Layout, place: Place) -> dict[str, Any]:
     """Data and layers of the layout's steps: all from which activations and gradients follow."""
-    tables = data_tables(trace, layout)
+    tables = data_tables(layout, *trace.data())
     for j in range(layout.statement.layers):
         tables |= _layer_tables(trace, layout, j, place)
     return {name: place.put(table) for name, table in tables.items()}
@@ -211,17 +211,17 @@ def softmax_tables(z: Integers, quotient: Integers, rho: Integers, activation_bi
 
 def narrow(table: Integers) -> Any:
     """The same integers in the smallest type the core reads."""
-    low, high = int(table.min(initial=0)), int(table.max(initial=0))
+    low, high = (int(table.min()), int(table.max())) if table.size else (0, 0)
     for kind in (np.uint8, np.uint16, np.int32, np.uint32):
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return np.ascontiguousarray(table, kind)
-    return np.ascontiguousarray(table, np.int64)
+            return contiguous(table, kind)
+    return contiguous(table, np.int64)
 
 
 def placed(layout: Layout, name: str, values: Integers) -> Any:
     """`values` in the corner of the block's padded table; exponentials are padded with the table's row for distance 0."""
     block = layout.named[name]
-    table = np.full((block.highs, block.lows), 1 << EXPONENTIAL_BITS if name == "e" else 0, np.int64)
+    table = place_of(values).full((block.highs, block.lows), 1 << EXPONENTIAL_BITS if name == "e" else 0, np.int64)
     table[: values.shape[0], : values.shape[1]] = values
     return narrow(table)
 
@@ -251,13 +251,13 @@ def _after(weights: Sequence[Integers], witness: Witness) -> list[Integers]:
     return updated
 
 
-def _follow(start: Sequence[Integers], end: Sequence[Integers], witness: Witness) -> bool:
-    """Whether `end` are the weights after the witness's steps, by random combinations of rows and columns (Freivalds 1977)."""
+def _follow(witness: Witness) -> bool:
+    """Whether the end weights follow from the witness's steps, by random combinations of rows and columns (Freivalds 1977)."""
     s = witness.layout.statement
     used, rates = s.steps * s.batch, field.from_ints(np.repeat(s.rates, s.batch).tolist())
-    for j, (before, after) in enumerate(zip(start, end, strict=True)):
+    for j, (before, after) in enumerate(zip(witness.start, witness.end, strict=True)):
         rows, columns = (field.from_wide_bytes(os.urandom(64 * n)) for n in before.shape)
-        change = place_of(witness.tables["x"]).put(np.ascontiguousarray(after.astype(np.int64) - before.astype(np.int64)))
+        change = np.subtract(after, before, dtype=np.int64)
         a, g = field.combine(rows, witness.activation(j))[:used], field.combine(columns, witness.gradient(j))[:used]
         if (field.evaluate_small(change, rows, columns) + field.dot(field.mul(a, rates), g)) % field.MODULUS:
             return False

@@ -1,7 +1,7 @@
 // Sums of points with scalars of full width, and folding of points, on a GPU: what zk/gpu/points.py launches.
 //
-// A sum goes by buckets (msm.cuh): digits are made, sorted by window and magnitude, and a thread adds up a slice of a bucket. The
-// weighing of buckets is cut into pieces of a window: a piece's own weighted sum, and its plain sum times where it begins.
+// A sum goes by buckets (msm.cuh): digits are made, sorted by window and magnitude, and a thread adds up a piece of what is sorted,
+// whatever buckets that lies in, so that one full bucket keeps nobody waiting. The weighing of buckets is cut into pieces of a window: a piece's own weighted sum, and its plain sum times where it begins.
 // Cost: 10 products a digit and about 28 a bucket.
 #include "kernel.cuh"
 #include "msm.cuh"
@@ -32,24 +32,49 @@ struct BucketKeys {
     }
 };
 
-/// sums[b slices + s] = the sum over slice s of bucket b, whose items are order[starts[b] .. starts[b + 1]).
-struct BucketSlices {
+/// Piece t of the items in order, `piece` of them: the sum of its part of bucket b goes to sums[b + t], a place of its own, since
+/// from one part to the next either b or t grows.
+struct BucketPieces {
     const Point* points;
     const int32_t* items;
-    const int64_t *order, *starts;
+    const uint32_t* keys;
+    const int64_t* order;
     Sum* sums;
-    int64_t slices;
+    int64_t count, piece;  // count: of items that are in a bucket
 
-    ZK_HD void operator()(int64_t i) const {
-        const int64_t b = i / slices, s = i % slices, begin = starts[b], length = starts[b + 1] - begin;
+    ZK_HD void operator()(int64_t t) const {
+        const int64_t begin = t * piece, end = smaller(count, begin + piece);
+        uint32_t bucket = keys[order[begin]];
         Sum sum = Sum::identity();
-        for (int64_t k = begin + length * s / slices; k < begin + length * (s + 1) / slices; ++k) {
+        for (int64_t k = begin; k < end; ++k) {
+            const uint32_t key = keys[order[k]];
+            if (key != bucket) {
+                store_pieces(sum, sums + bucket + t);
+                sum = Sum::identity();
+                bucket = key;
+            }
             const int32_t item = items[order[k]];
-            Point point = points[item < 0 ? ~item : item];
+            Point point = load_pieces(points + (item < 0 ? ~item : item));
             if (item < 0) point.y = -point.y;
             sum.add(point);
         }
-        sums[i] = sum;
+        store_pieces(sum, sums + bucket + t);
+    }
+};
+
+/// out[b] = the sum of bucket b's parts; its items are those from starts[b] to starts[b + 1] in order.
+struct JoinPieces {
+    const Sum* sums;
+    const int64_t* starts;
+    Sum* out;
+    int64_t piece;
+
+    ZK_HD void operator()(int64_t b) const {
+        Sum sum = Sum::identity();
+        if (starts[b] < starts[b + 1]) {
+            for (int64_t t = starts[b] / piece; t <= (starts[b + 1] - 1) / piece; ++t) sum.add(load_pieces(sums + b + t));
+        }
+        store_pieces(sum, out + b);
     }
 };
 
@@ -126,7 +151,8 @@ struct FoldPoints {
 }  // namespace zkaudit
 
 ZK_KERNEL(bucket_keys, zkaudit::BucketKeys)
-ZK_KERNEL(bucket_slices, zkaudit::BucketSlices)
+ZK_KERNEL(bucket_pieces, zkaudit::BucketPieces)
+ZK_KERNEL(join_pieces, zkaudit::JoinPieces)
 ZK_KERNEL(join_sums, zkaudit::JoinSums)
 ZK_KERNEL(weigh_buckets, zkaudit::WeighBuckets)
 ZK_KERNEL(to_affine, zkaudit::ToAffine)

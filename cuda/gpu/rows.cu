@@ -122,13 +122,13 @@ struct PlaneSums {
         const PlaneRow row = rows[task / 64];
         const int64_t begin = groups * slice / slices, end = groups * (slice + 1) / slices;
         const int bit = static_cast<int>(task % 64);
-        Xyzz<Base> sum = sums[i];
+        Xyzz<Base> sum = load_pieces(sums + i);
         for (int64_t j = begin; j < end; ++j) {
             const int64_t column = (first + j) * group, count = smaller(group, row.columns - column);
             const int64_t entry = picked(row, column, count, bit);
-            if (entry != 0) sum.add(tables[(j << group) + entry]);
+            if (entry != 0) sum.add(load_pieces(tables + (j << group) + entry));
         }
-        sums[i] = sum;
+        store_pieces(sum, sums + i);
     }
 
     /// Bit `bit` of `count` integers from `column` on.

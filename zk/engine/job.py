@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from zkaudit.zk import argument, gpu, hiding, proof_file, segments
 from zkaudit.zk.argument import Phases
 from zkaudit.zk.channel import Blinder
@@ -89,8 +91,9 @@ def prove_job(job: Job, given: Supplies, report: Report) -> Proof:
         place = gpu.place(job.device)
         witness = segment_witness(trace, Layout(statement), drawn, place)
         # The end was committed to from the state stored before it. This segment's updates must lead to the same weights.
-        planned = segments.weights_before(trace, statement, end) if trace.state_before(end)[0] > first else witness.end
-        if any((a != place.put(b)).any() for a, b in zip(witness.end, planned, strict=True)):
+        stored = trace.state_before(end)[0]
+        planned = segments.weights_before(trace, statement, end) if first < stored < end else None
+        if planned and not all(np.array_equal(a, place.put(b)) for a, b in zip(witness.end, planned, strict=True)):
             raise BadInput(f"the trace's weights after step {end - 1} do not follow from its updates")
     file = prove_segment(statement, witness, given.openings, job.blinder, phases)
     return Proof(job.segment, proof_file.encode(file), seconds)

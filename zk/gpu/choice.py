@@ -14,7 +14,7 @@ NAMES = ("cpu", "cuda", "auto", "twin")
 CALLS = {
     vector: ("add", "sub", "mul", "neg", "inverse", "total", "dot", "outer_sum", "exclusive_cumsum", "fold", "blocked_dot"),
     small: (
-        *("dot_small", "combine", "segment_dot", "evaluate_small", "affine", "words8", "words16", "histogram"),
+        *("dot_small", "combine", "combine_all", "segment_dot", "evaluate_small", "affine", "words8", "words16", "histogram"),
         *("ternary_sums", "fold_small"),
     ),
     rounds: ("products_round", "fraction_layer", "fraction_round", "fraction_fold", "fraction_fold_round"),

@@ -12,7 +12,7 @@ from zkaudit.zk.gpu.machine import Machine, run
 
 BITS = 255  # of a scalar
 POINT_WORDS, SUM_WORDS = 12, 24  # 64-bit words of an affine point, and of one in XYZZ coordinates
-THREADS = 1 << 16  # that add up buckets, at least
+SHARE = 8  # digits that one thread adds up
 PIECE = 16  # buckets that one thread weighs
 JOINED = 16  # sums that one thread adds up
 FOLD_DIGIT = 16  # digits of a folding scalar are odd and below half of it
@@ -28,13 +28,14 @@ def msm(m: Machine, scalars: Any, points: Any, out: Any) -> None:
     run(m, "bucket_keys", n, scalars, keys, items, n, width, windows)
     order = np.argsort(keys)
     starts = np.searchsorted(keys[order], m.put(np.arange(windows * half + 1, dtype=np.uint32)))
-    slices = max(1, THREADS // (windows * half))
-    sums = m.empty((windows * half * slices, SUM_WORDS))
-    run(m, "bucket_slices", windows * half * slices, points, items, order, starts, sums, slices)
-    sums = _joined(m, sums, slices)
+    used, share = int(m.get(starts[-1:])[0]), SHARE
+    parts = -(-used // share)
+    sums, buckets = m.empty((windows * half + parts, SUM_WORDS)), m.empty((windows * half, SUM_WORDS))
+    run(m, "bucket_pieces", parts, points, items, keys, order, sums, used, share)
+    run(m, "join_pieces", windows * half, sums, starts, buckets, share)
     piece = min(PIECE, half)
     weighed = m.empty((windows * half // piece, SUM_WORDS))
-    run(m, "weigh_buckets", len(weighed), sums, weighed, piece, half // piece)
+    run(m, "weigh_buckets", len(weighed), buckets, weighed, piece, half // piece)
     while len(weighed) > windows:
         weighed = _joined(m, weighed, min(JOINED, len(weighed) // windows))
     found = m.empty((windows, POINT_WORDS))
@@ -55,8 +56,6 @@ def _best_width(n: int) -> int:
 
 def _joined(m: Machine, sums: Any, count: int) -> Any:
     """The sums of `count` neighbours each."""
-    if count == 1:
-        return sums
     out = m.empty((len(sums) // count, SUM_WORDS))
     run(m, "join_sums", len(out), sums, out, count)
     return out

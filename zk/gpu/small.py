@@ -26,13 +26,21 @@ def dot_small(m: Machine, a: Any, small: Any, out: Any) -> None:
 
 
 def combine(m: Machine, weights: Any, matrix: Any, out: Any) -> None:
-    rows, columns = matrix.shape
-    slices = _slices(columns, rows)
-    partial = m.empty((slices, columns, 4))
-    lifted = m.put(field.mul(weights, _lift(matrix.dtype)))
-    run(m, f"combine_{matrix.dtype}", slices * columns, lifted, m.put(matrix), partial, rows, columns, slices)
-    correction = field.from_ints([_bias(matrix.dtype) * field.total(weights)])
-    run(m, "sum_slices", columns, partial, out, columns, slices, correction)
+    combine_all(m, [(weights, matrix)], out)
+
+
+def combine_all(m: Machine, parts: Sequence[tuple[Any, Any]], out: Any) -> None:
+    """The sum of several combinations: each fills its slices, and all slices are added up."""
+    columns = count(out)
+    slices = [_slices(columns * len(parts), len(matrix)) for _, matrix in parts]
+    partial, done, correction = m.empty((sum(slices), columns, 4)), 0, 0
+    for (weights, matrix), own in zip(parts, slices, strict=True):
+        lifted = m.put(field.mul(weights, _lift(matrix.dtype)))
+        place = partial[done : done + own]
+        run(m, f"combine_{matrix.dtype}", own * columns, lifted, m.put(matrix), place, len(matrix), columns, own)
+        correction += _bias(matrix.dtype) * field.total(weights)
+        done += own
+    run(m, "sum_slices", columns, partial, out, columns, done, field.from_ints([correction]))
 
 
 def segment_dot(m: Machine, weights: Any, matrix: Any, out: Any, segments: int, length: int) -> None:
