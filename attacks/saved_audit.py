@@ -23,6 +23,7 @@ from zkaudit.attacks.metrics import Scorer
 from zkaudit.attacks.model import PublicModel
 from zkaudit.attacks.model_folder import model_from
 from zkaudit.attacks.report.mask import mask
+from zkaudit.attacks.setup import check_complete
 from zkaudit.attacks.threat import Capability, Observation, Round
 from zkaudit.attacks.update import Kind
 from zkaudit.attacks.verdict import funnel, verdict
@@ -59,10 +60,7 @@ def audit_saved(saved: SavedUpdate, out: Path, progress: Progress = silent) -> d
     """Run all passive attacks that fit and write result.json and report.html. AuditError if the files do not fit together."""
     started = time.perf_counter()
     model = model_with_adapters(saved.model, saved.peft, saved.device)
-    if model.tokenizer is None:
-        raise AuditError(f"{saved.model} has no tokenizer, without which tokens cannot be read")
-    if model.is_plan:
-        raise AuditError(f"{saved.model} has no weights, and too many for random ones; only the meter can do without")
+    check_complete(model, saved.model)
     if saved.start is not None:
         model.assign(load_weights(model, saved.start))
     update = load_for(model, saved.update, saved.kind)

@@ -87,11 +87,18 @@ def base_model(config: AuditConfig, public: Sequence[Record], progress: Progress
     if not path.exists():
         raise AuditError(f"there is no model at {path}, and no laboratory model of that name ({', '.join(models.SHAPES)})")
     model = model_from(path, seed=section.seed)
+    check_complete(model, path)
+    return model.to(device)
+
+
+def check_complete(model: PublicModel, path: Path) -> None:
+    """AuditError if the model at a path lacks something that attacks cannot do without, though the meter can."""
     if model.tokenizer is None:
-        raise AuditError(f"{path} has no tokenizer, without which records cannot be read")
+        raise AuditError(f"{path} has no tokenizer, without which tokens cannot be read")
+    if model.tokenizer.pad_token_id is None:
+        raise AuditError(f"the tokenizer of {path} has neither a token to pad with nor one for the end of a text")
     if model.is_plan:
         raise AuditError(f"{path} has no weights, and too many for random ones; only the meter can do without")
-    return model.to(device)
 
 
 def with_adapters(base: PublicModel, config: AuditConfig) -> PublicModel:

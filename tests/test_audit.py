@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -354,6 +355,17 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(saved: Path, tmp_pat
     arguments = of(saved, tmp_path / "out")
     arguments[4] = tmp_path / "base"
     assert "tokens" in refused(*arguments)
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(saved: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    shutil.copytree(saved / "base", tmp_path / "base")
+    path = tmp_path / "base" / "tokenizer_config.json"
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("pad_token", "eos_token")}
+    path.write_text(json.dumps(kept))
+    (tmp_path / "base" / "special_tokens_map.json").unlink(missing_ok=True)
+    arguments = of(saved, tmp_path / "out")
+    arguments[4] = tmp_path / "base"
+    assert "pad" in refused(*arguments)
 
 
 def test_the_meter_measures_a_folder_and_a_bare_configuration(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:

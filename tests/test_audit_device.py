@@ -50,7 +50,8 @@ def on_gpu(model: PublicModel) -> PublicModel:
 def emulated(part: str) -> Mapping[str, Any]:
     """{name: [on the host, on the second device]}, by second_device_run.py in a process of its own."""
     command = [sys.executable, "-W", "ignore", str(HERE / "second_device_run.py"), part]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=alone, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
