@@ -32,7 +32,7 @@ class Pursuit:
 
     def run(self, observation: Observation, progress: Progress = silent) -> Recovery:
         """AuditError if no trained tensor sees single tokens."""
-        with observation.model.holding(observation.rounds[-1].start):
+        with observation.model.holding(observation.last.start):
             return self._pursued(observation, progress)
 
     def _pursued(self, observation: Observation, progress: Progress) -> Recovery:

@@ -58,7 +58,7 @@ class RecordPursuit:
         """AuditError if no trained module sees single tokens, or none sees texts."""
         found = Pursuit(self.options.tokens).run(observation, lambda what, share: progress(what, share / 2))
         assert found.tokens is not None
-        with observation.model.holding(observation.rounds[-1].start):
+        with observation.model.holding(observation.last.start):
             return self._grown(observation, found, progress)
 
     def _grown(self, observation: Observation, found: Recovery, progress: Progress) -> Recovery:

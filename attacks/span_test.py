@@ -80,7 +80,7 @@ class _Seen:
 
 
 def _look(observation: Observation, progress: Progress) -> _Seen:
-    with observation.model.holding(observation.rounds[-1].start):
+    with observation.model.holding(observation.last.start):
         return _looked(observation, progress)
 
 

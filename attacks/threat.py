@@ -60,6 +60,13 @@ class Observation:
         self.require(Capability.AUXILIARY)
         return self._auxiliary
 
+    @property
+    def last(self) -> Round:
+        """The last round; AuditError if none was seen."""
+        if not self.rounds:
+            raise AuditError("there is no update to attack: the observation has no rounds")
+        return self.rounds[-1]
+
     def require(self, needed: Capability) -> None:
         """AuditError unless the threat model allows this."""
         if needed not in self.capabilities:

@@ -26,7 +26,7 @@ class TokenSet:
         if not leaks:
             raise AuditError("no trained tensor has a row for each token, so none names the tokens of a batch")
         best = leaks[0]
-        seen, federated = observation.rounds[-1], observation.federated
+        seen, federated = observation.last, observation.federated
         scores = best.token_scores(gradient(seen, federated)).double()
         order = scores.argsort(descending=True, stable=True)
         decays = seen.update.kind == "delta" and federated.weight_decay > 0

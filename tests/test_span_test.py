@@ -18,6 +18,8 @@ from zkaudit.attacks.federated.rounds import simulate
 from zkaudit.attacks.lab.models import build
 from zkaudit.attacks.lab.records import synthetic
 from zkaudit.attacks.peft_setup import apply
+from zkaudit.attacks.pursuit import Pursuit
+from zkaudit.attacks.record_pursuit import RecordPursuit
 from zkaudit.attacks.span_test import SpanTest, StaticSpanTest
 from zkaudit.attacks.spans import beta_p_values, fisher, subspace
 from zkaudit.attacks.token_set import TokenSet
@@ -183,3 +185,10 @@ def test_weight_decay_adds_no_token_to_the_set(config: dict[str, Any]) -> None:
     claimed = TokenSet().run(run.observation()).tokens
     assert claimed is not None
     assert set(claimed.ids[: claimed.claimed]) == (set() if "trainable_token_indices" in config else held)
+
+
+@pytest.mark.parametrize("attack", [SpanTest(), StaticSpanTest(), TokenSet(), Pursuit(), RecordPursuit()])
+def test_without_a_round_there_is_nothing_to_attack(attack: Any) -> None:
+    one = seen(5, adapted({**LORA, **EMBEDDINGS["saved"]}))
+    with pytest.raises(AuditError, match="no update"):
+        attack.run(replace(one.observation, rounds=[]))

@@ -56,7 +56,7 @@ class Target:
 
 def updated(observation: Observation, move: float) -> dict[str, Tensor]:
     """The trainable tensors after the last round: start + delta, or down the gradient, its largest entry being `move`."""
-    last = observation.rounds[-1]
+    last = observation.last
     tensors = last.update.tensors
     if last.update.kind == "delta":
         return {name: value + tensors[name].to(value) for name, value in last.start.items()}
@@ -67,7 +67,7 @@ def updated(observation: Observation, move: float) -> dict[str, Tensor]:
 
 def choose(observation: Observation, prefixes: Sequence[str], moves: Sequence[float]) -> tuple[dict[str, Tensor], float]:
     """The updated tensors, and the move that made them: of several, the one under which known prefixes are likeliest."""
-    if observation.rounds[-1].update.kind == "delta":
+    if observation.last.update.kind == "delta":
         return updated(observation, 0.0), 0.0
     model = observation.model
     known = [ids for ids in (_encode(model, prefix) for prefix in prefixes) if len(ids) > 1]

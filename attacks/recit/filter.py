@@ -72,7 +72,7 @@ def span_filter(
     progress: Progress = silent,
 ) -> Candidates:
     """Candidates by distance from first-layer spans. AuditError if no trained tensor sees single tokens."""
-    with observation.model.holding(observation.rounds[-1].start):
+    with observation.model.holding(observation.last.start):
         return _filtered(observation, options, progress)
 
 

@@ -106,7 +106,7 @@ def pair(
 ) -> list[Paired]:
     """As many different sequences as there are records behind an update, or fewer where candidates run out."""
     records = observation.federated.records * observation.federated.cohort
-    with observation.model.holding(observation.rounds[-1].start):
+    with observation.model.holding(observation.last.start):
         evidence = behind(observation, options) if options.distance else []
         found: list[Paired] = []
         used: set[tuple[int, int]] = set()
