@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from segments import example, hidden_proof, statement_of
 from test_gathered import LEFT, RIGHTS, messages, number, vector, weight
 from test_gathered import tables as small_tables
 from test_leaves import mixed_parts, only
+from zkaudit_process import Proved
 
-from zkaudit.zk import backend, curve, field, gpu, kernels, lookup, mle
+from zkaudit.zk import backend, curve, field, gpu, kernels, lookup, mle, prover
 from zkaudit.zk.backend import HOST, Place, contiguous
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import BadInput
@@ -236,6 +238,24 @@ def test_more_tables_of_points_than_memory_holds_at_a_time(place: Place, monkeyp
     monkeypatch.setattr(rows, "TABLE_BYTES", 1)
     generators, matrix = curve.generators(b"test", 100), extremes(KINDS[1], 6, 100)
     assert np.array_equal(curve.msm_rows([matrix], generators), curve.msm_rows([place.put(matrix)], generators))
+
+
+def test_fewer_tables_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = gpu.place("twin")
+    generators, matrix = curve.generators(b"test", 200), extremes(KINDS[1], 40, 200)
+    expected, asked = curve.msm_rows([matrix], generators), []
+    empty = place.machine.empty  # type: ignore[attr-defined]
+    monkeypatch.setattr(place.machine, "largest", 1 << 18)  # type: ignore[attr-defined]
+    monkeypatch.setattr(place.machine, "empty", lambda *given: asked.append(given) or empty(*given))  # type: ignore[attr-defined]
+    assert np.array_equal(expected, curve.msm_rows([place.put(matrix)], generators))
+    sizes = [np.prod(shape) * 8 for shape, *_ in asked]
+    assert max(sizes) > 1 << 18  # was refused
+
+
+def test_a_segment_that_does_not_fit_is_one_sentence(smallest: Proved, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu.place("twin").machine, "largest", 1 << 10)  # type: ignore[attr-defined]
+    with pytest.raises(BadInput, match="a segment of 1 steps does not fit the memory of twin of a GPU: use --device cpu"):
+        prover.prove_run(smallest.run, tmp_path / "proof", device="twin")
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "square"])

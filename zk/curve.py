@@ -17,6 +17,9 @@ from zkaudit.zk.field import from_ints
 
 Points = npt.NDArray[np.uint64]
 
+CombTables = npt.NDArray[np.uint64]
+"""What `comb_tables` makes: this machine's own format, at addresses that its vector registers load from."""
+
 POINT_BYTES = 48
 FOLD_WORK = 8  # folding a point beside folding an element, for where it is done (backend.home)
 
@@ -27,6 +30,9 @@ _FAULTS = (
     *("", "it is not marked as compressed", "it is marked as infinity but holds other bits", "its x is not below the modulus"),
     *("it is not on the curve", "it is not in the subgroup of order r"),
 )
+
+
+_ALIGNED = 8  # words
 
 
 def _empty(n: int) -> Points:
@@ -150,6 +156,32 @@ def msm(scalars: Array, points: Points) -> Points:
     check("scalars", scalars, (len(points), 4))
     out = _empty(1)
     place_of(points, scalars).curve.msm(scalars, points, out)
+    return out
+
+
+def comb_tables(points: Points) -> CombTables:
+    """Tables for `comb_msm`, one row for each point; points of the subgroup of order r. They cost what a few sums save."""
+    _check_points("points", points)
+    words = curve_core.comb_words()
+    memory = np.empty(len(points) * words + _ALIGNED, np.uint64)
+    first = -memory.ctypes.data // memory.itemsize % _ALIGNED
+    out = memory[first : first + len(points) * words].reshape(-1, words)
+    curve_core.comb_tables(points, out)
+    return out
+
+
+def comb_msm(scalars: Array, tables: Sequence[CombTables]) -> Points:
+    """The sum of scalars[i] * points[i], ``(1, 12)``, the tables' rows standing for the points in order: `msm` of fixed points.
+
+    Faster than `msm` for up to some thirty points.
+    """
+    words = curve_core.comb_words()
+    for i, rows in enumerate(tables):
+        if rows.dtype != np.uint64 or rows.ndim != 2 or rows.shape[1] != words or not rows.flags.c_contiguous:
+            raise ValueError(f"tables[{i}]: need rows of comb_tables, uint64[n, {words}], got {rows.dtype}{list(rows.shape)}")
+    check("scalars", scalars, (sum(map(len, tables)), 4))
+    out = _empty(1)
+    curve_core.comb_msm(scalars, tables, out)
     return out
 
 

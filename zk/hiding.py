@@ -102,9 +102,7 @@ class HidingProver(ProverChannel):
     def send(self, values: Sequence[int], name: str) -> list[Linear]:
         first, count = self.slots, len(values)
         blinding = self.blinder.scalar()
-        scalars = field.from_ints([*values, blinding])
-        generators = np.concatenate([pedersen.slots(first + count)[first:], pedersen.blinding()])
-        self._write_points(curve.msm(scalars, generators), name)
+        self._write_points(pedersen.message(first, field.from_ints([*values, blinding])), name)
         self.values += [value % MODULUS for value in values]
         self._blindings.append(blinding)
         self._spans.append(range(first, first + count))

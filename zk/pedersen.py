@@ -2,12 +2,20 @@
 
 All come from hashing to the curve under their own domain tag, so nobody knows a relation between them and nobody had to be
 trusted. `columns(n)` and `slots(n)` are prefixes of endless lists (generators.py).
+
+A prover sends messages one after another, each before it knows the next challenge. So what can be made before is: tables of the
+slots' multiples, kept for all of a process's proofs.
 """
 
 from __future__ import annotations
 
-from zkaudit.zk import generators
-from zkaudit.zk.curve import Points
+from functools import cache
+
+from zkaudit.zk import curve, generators
+from zkaudit.zk.curve import CombTables, Points
+from zkaudit.zk.field import Array
+
+_PIECE = 256  # slots whose tables are made together
 
 
 def columns(count: int) -> Points:
@@ -28,3 +36,24 @@ def blinding() -> Points:
 def inner_product() -> Points:
     """The generator that carries the value of the inner-product argument, shape (1, 12)."""
     return generators.prefix(generators.SINGLE_DOMAIN, 2)[1:2]
+
+
+def message(first: int, scalars: Array) -> Points:
+    """The commitment, shape (1, 12), to all scalars but the last, in slots from `first` on; the last is the blinding."""
+    tables, end = [], first + len(scalars) - 1
+    while first < end:
+        piece, begin = divmod(first, _PIECE)
+        stop = min(_PIECE, begin + end - first)
+        tables.append(_slot_tables(piece)[begin:stop])
+        first += stop - begin
+    return curve.comb_msm(scalars, [*tables, _blinding_tables()])
+
+
+@cache
+def _slot_tables(piece: int) -> CombTables:
+    return curve.comb_tables(slots((piece + 1) * _PIECE)[piece * _PIECE :])
+
+
+@cache
+def _blinding_tables() -> CombTables:
+    return curve.comb_tables(blinding())

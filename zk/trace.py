@@ -48,7 +48,7 @@ class Trace:
         """Quantised inputs (rows, d) and targets (rows, outputs)."""
         rows, widths = int(self.manifest["rows"]), self.widths
         x, y = self._read("data.x.bin", "<i4", (rows, widths[0])), self._read("data.y.bin", "<i4", (rows, widths[-1]))
-        return x.astype(np.int64), y.astype(np.int64)
+        return x.astype(np.int64, copy=False), y.astype(np.int64, copy=False)
 
     def state_before(self, step: int) -> tuple[int, list[Integers]]:
         """The last stored weights before `step`, and how many steps precede them; each layer (d + 1, outputs)."""
@@ -57,7 +57,9 @@ class Trace:
             chunks += 1
         names = [f"chunk-{chunks - 1:05d}/weights{j}.bin" if chunks else f"start.w{j}.bin" for j in range(self.layers)]
         shapes = [(d + 1, units) for d, units in zip(self.widths, self.widths[1:], strict=False)]
-        weights = [self._read(name, "<i8", shape).astype(np.int64) for name, shape in zip(names, shapes, strict=True)]
+        weights = [
+            self._read(name, "<i8", shape).astype(np.int64, copy=False) for name, shape in zip(names, shapes, strict=True)
+        ]
         return min(chunks * self._chunk_steps, self.steps), weights
 
     def batches(self, first: int, steps: int) -> Integers:

@@ -2,6 +2,7 @@
 // ZK_MODULE=_curve_ifma and the flags that make its lanes eight points wide (point_lanes.hpp). Shapes are checked by zk/curve.py.
 
 #include "arrays.hpp"
+#include "comb.hpp"
 #include "fixed_base.hpp"
 #include "hash_to_curve.cuh"
 #include "point_codec.hpp"
@@ -82,6 +83,23 @@ static void msm_rows(const std::vector<Small>& matrices, const Input& bases, con
     RowSums(rows, points(bases), points(out)).run();
 }
 
+template <class Table, class Array>
+static Table* comb_rows(const Array& a) {
+    if (reinterpret_cast<uintptr_t>(a.data()) % alignof(CombTable) != 0) throw nb::value_error("tables: they are not at an address that the lanes can load from");
+    return reinterpret_cast<Table*>(a.data());
+}
+
+static void comb_tables(const Input& a, const Output& out) { comb_tables(points(a), point_count(a), comb_rows<CombTable>(out)); }
+
+/// Arrays of tables that comb_tables has written, together one for each scalar.
+static void comb_msm(const Input& scalars, const std::vector<Input>& arrays, const Output& out) {
+    std::vector<const CombTable*> tables;
+    for (const Input& a : arrays) {
+        for (int64_t i = 0; i < point_count(a); ++i) tables.push_back(comb_rows<const CombTable>(a) + i);
+    }
+    comb_msm(elements(scalars), tables, points(out));
+}
+
 /// Points of n messages; message(i, put) passes bytes [begin, end) of message i. `maps` is 1 (encoding) or 2 (hashing).
 template <class WithMessage>
 static void hash_points(int64_t n, const Bytes& tag, int maps, Point* out, const WithMessage& with_message) {
@@ -132,6 +150,9 @@ static void bind(nb::module_& m) {
     m.def("fixed_base", fixed_base, Release());
     m.def("msm", [](const Input& scalars, const Input& bases, const Output& out) { msm(elements(scalars), points(bases), count(scalars), points(out)); }, Release());
     m.def("msm_rows", msm_rows, Release());
+    m.def("comb_words", [] { return sizeof(CombTable) / sizeof(uint64_t); });
+    m.def("comb_tables", nb::overload_cast<const Input&, const Output&>(comb_tables), Release());
+    m.def("comb_msm", nb::overload_cast<const Input&, const std::vector<Input>&, const Output&>(comb_msm), Release());
     m.def("on_curve", [](const Input& a, const BytesOut& out) {
         for_masks(point_count(a), out.data(), [&](int64_t i, int count) { return is_on_curve(points(a) + i, count); });
     }, Release());

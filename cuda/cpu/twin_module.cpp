@@ -9,7 +9,10 @@
 
 #include "parallel.hpp"
 
-#include "gpu/leaves.cu"
+#include "gpu/leaf_layers.cu"
+#include "gpu/leaves_0.cu"
+#include "gpu/leaves_1.cu"
+#include "gpu/leaves_2.cu"
 #include "gpu/msm.cu"
 #include "gpu/rounds.cu"
 #include "gpu/rows.cu"

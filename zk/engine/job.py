@@ -14,6 +14,7 @@ import numpy as np
 
 from zkaudit.zk import argument, gpu, hiding, proof_file, segments
 from zkaudit.zk.argument import Phases
+from zkaudit.zk.backend import HOST
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.layout import Layout
@@ -79,7 +80,18 @@ def supplies(job: Job) -> Supplies:
 
 
 def prove_job(job: Job, given: Supplies, report: Report) -> Proof:
-    """Make the witness and the proof; BadInput for a trace that does not satisfy the statement."""
+    """Make the witness and the proof; BadInput for a trace that does not satisfy the statement, or a segment too large."""
+    try:
+        return _proved(job, given, report)
+    except MemoryError:
+        if gpu.place(job.device) is HOST:
+            raise
+        steps, name = job.statement.steps, gpu.place(job.device).ready()
+        few = f"use --segment-steps with fewer than {steps}" if steps > 1 else "use --device cpu"
+        raise BadInput(f"a segment of {steps} steps does not fit the memory of {name}: {few}") from None
+
+
+def _proved(job: Job, given: Supplies, report: Report) -> Proof:
     statement, trace, seconds = job.statement, given.trace, dict[str, float]()
     phases = Phases(partial(report, job.segment), seconds=seconds)
     with phases.phase("witness", 0.0):

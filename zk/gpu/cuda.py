@@ -13,7 +13,7 @@ from zkaudit.zk.errors import BadInput
 
 HERE = Path(__file__).parent
 SOURCES = next(folder for folder in (HERE / "sources", HERE.parents[1] / "cuda") if folder.is_dir())  # installed, or a checkout
-FILES = ("vector", "small", "rounds", "leaves", "rows", "msm")
+FILES = ("vector", "small", "rounds", "leaf_layers", "leaves_0", "leaves_1", "leaves_2", "rows", "msm")
 OPTIONS = ("--std=c++20", "--device-int128")
 BLOCK = 128  # threads, as __launch_bounds__ says
 OLDEST = 70  # compute capability times ten: 64-bit atomics and the carry chains of 32-bit words

@@ -80,7 +80,7 @@ def leaf_layer(
 
 
 def _runs(m: Machine, ends: Sequence[int], values: Sequence[Any], gammas: Array, p: Sequence[Any], q: Sequence[Any]) -> Any:
-    """The structs `Run` (cuda/gpu/leaves.cu), in the machine's memory."""
+    """The structs `Run` (cuda/gpu/leaf_blocks.cuh), in the machine's memory."""
     structs = []
     for end, integers, gamma, numerators, denominators in zip(ends, values, gammas, p, q, strict=True):
         places = [m.pointer(array) if len(array) else 0 for array in (integers, numerators, denominators)]

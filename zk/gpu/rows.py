@@ -32,11 +32,10 @@ def msm_rows(m: Machine, matrices: Sequence[Any], points: Any, out: Any) -> None
     bases = m.put(np.ascontiguousarray(points[:columns]))
     rows = m.put_bytes(b"".join(row_fields(m, matrix) for matrix in matrices))
     groups = -(-columns // group)
-    at_once = max(1, min(groups, TABLE_BYTES // (POINT_BYTES << group)))
+    tables, at_once = _room(m, group, groups)
     slices = max(1, min(-(-THREADS // max(len(tasks), 1)), at_once))
     device_tasks = m.put(tasks)
     sums = m.xp.zeros((len(tasks) * slices, SUM_BYTES // 8), np.uint64)
-    tables = m.empty((at_once << group, POINT_BYTES // 8))
     for first in range(0, groups if len(tasks) else 0, at_once):
         held = min(at_once, groups - first)
         _make_tables(m, bases[first * group :], tables, min(columns - first * group, held * group), group, held)
@@ -46,6 +45,18 @@ def msm_rows(m: Machine, matrices: Sequence[Any], points: Any, out: Any) -> None
     found = m.empty((len(shapes.planes), POINT_BYTES // 8))
     run(m, "join_planes", len(shapes.planes), *places, sums, found, len(tasks), slices)
     out[:] = m.get(found)
+
+
+def _room(m: Machine, group: int, groups: int) -> tuple[Any, int]:
+    """Memory for the tables of some groups, and of how many: fewer where that is all there is; MemoryError if not for one."""
+    at_once = max(1, min(groups, TABLE_BYTES // (POINT_BYTES << group)))
+    while True:
+        try:
+            return m.empty((at_once << group, POINT_BYTES // 8)), at_once
+        except MemoryError:
+            if at_once == 1:
+                raise
+            at_once //= 2
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Twin:
     name = "twin"
     kind: type[Any] = TwinArray
     scarce = False
+    largest: int | None = None  # bytes of an allocation
     xp: Any = SimpleNamespace(
         zeros=lambda *given: np.zeros(*given).view(TwinArray),
         full=lambda *given: np.full(*given).view(TwinArray),
@@ -51,6 +52,8 @@ class Twin:
         _twin.launch(kernel, np.frombuffer(body, np.uint8), threads)
 
     def empty(self, shape: tuple[int, ...], dtype: Any = np.uint64) -> Any:
+        if self.largest is not None and np.prod(shape) * np.dtype(dtype).itemsize > self.largest:
+            raise MemoryError
         return np.full(shape, 0xA5, dtype).view(TwinArray)  # what nobody writes must show
 
     def put(self, array: Any) -> Any:

@@ -1,5 +1,7 @@
-// The lowest levels of a lookup's fraction tree on a GPU: what zk/gpu/leaves.py launches. One launch passes over all runs of
+// The lowest levels of a lookup's fraction tree on a GPU: what zk/gpu/leaves.py launches, a file for each level. One launch passes over all runs of
 // leaves: a thread takes a block of items, which may lie in several runs.
+#pragma once
+
 #include "kernel.cuh"
 #include "leaves.cuh"
 
@@ -149,22 +151,7 @@ struct LeafLayerBlock {
 
 }  // namespace zkaudit
 
-#define ZK_LEAF_LEVEL(level, rounds)                                                               \
+#define ZK_LEAF_WRITE(level, rounds)                                                                 \
     ZK_KERNEL(prepare_leaves_##level##_##rounds, zkaudit::PrepareLeaves<level, rounds>)              \
-    ZK_KERNEL(leaf_round_##level##_##rounds, zkaudit::LeafRoundBlock<level, rounds>)                 \
     ZK_KERNEL(leaf_write_##level##_##rounds, zkaudit::LeafWriteBlock<level, rounds>)
-
-ZK_LEAF_LEVEL(0, 0)
-ZK_LEAF_LEVEL(0, 1)
-ZK_LEAF_LEVEL(0, 2)
-ZK_KERNEL(prepare_leaves_0_3, zkaudit::PrepareLeaves<0, 3>)
-ZK_KERNEL(leaf_write_0_3, zkaudit::LeafWriteBlock<0, 3>)
-ZK_LEAF_LEVEL(1, 0)
-ZK_LEAF_LEVEL(1, 1)
-ZK_KERNEL(prepare_leaves_1_2, zkaudit::PrepareLeaves<1, 2>)
-ZK_KERNEL(leaf_write_1_2, zkaudit::LeafWriteBlock<1, 2>)
-ZK_LEAF_LEVEL(2, 0)
-ZK_KERNEL(prepare_leaves_2_1, zkaudit::PrepareLeaves<2, 1>)
-ZK_KERNEL(leaf_write_2_1, zkaudit::LeafWriteBlock<2, 1>)
-ZK_KERNEL(leaf_layer_3, zkaudit::LeafLayerBlock<3>)
-ZK_KERNEL(leaf_layer_4, zkaudit::LeafLayerBlock<4>)
+#define ZK_LEAF_ROUND(level, rounds) ZK_KERNEL(leaf_round_##level##_##rounds, zkaudit::LeafRoundBlock<level, rounds>)
