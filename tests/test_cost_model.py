@@ -43,8 +43,11 @@ def test_lookups_of_a_small_layout_are_counted_as_by_hand() -> None:
     stored = short + 2**16 + 2**4  # the tables of 16 bits and of the start weights' highest limb
     by_hand = runs * 8.1875 + stored * (0.1 + 0.2 + 2.5 + 10)
     assert limit.count(layout)["lookup"].multiplications == pytest.approx(by_hand)
-    # 17 levels: the root; 136 rounds, 17 gates and 34 masks, each one lane of points.
-    assert limit.count(layout)["lookup"].additions == pytest.approx((1 + 136 + 17 + 34) * 8 * MULTIPLE)
+    # 17 levels: the root of 1 scalar; 136 rounds of 3, 17 gates of 6 and 34 masks of 4. Each scalar and each blinding is half a
+    # lane in every column.
+    lanes, messages = 1 + 136 * 2 + 17 * 4 + 34 * 3, 1 + 136 + 17 + 34
+    by_hand = 8 * (16 * lanes * 11 + messages * (15 * 8 + 3 * 12)) / 6
+    assert limit.count(layout)["lookup"].additions == pytest.approx(by_hand)
 
 
 def test_products_of_a_small_layout_are_counted_as_by_hand() -> None:
@@ -98,6 +101,11 @@ def test_short_sums_are_products_in_lanes() -> None:
     assert additions.sum_additions(16, 8) == pytest.approx(16 * MULTIPLE)
     assert additions.sum_additions(17, 8) == additions.bucket_additions(17, 255)
     assert additions.sum_additions(4, 1) == pytest.approx(128 * (4 + 6))
+
+
+def test_messages_are_sums_of_table_entries_in_lanes() -> None:
+    assert additions.message_additions(7, 8) == pytest.approx(8 * (16 * 4 * 11 + 15 * 8 + 3 * 12) / 6)
+    assert additions.message_additions(7, 1) == pytest.approx((16 * 28 * 11 + 15 * 8) / 6)
 
 
 def test_padding_is_looked_up_but_costs_no_addition() -> None:

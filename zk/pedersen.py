@@ -15,7 +15,7 @@ from zkaudit.zk import curve, generators
 from zkaudit.zk.curve import CombTables, Points
 from zkaudit.zk.field import Array
 
-_PIECE = 256  # slots whose tables are made together
+_PIECE = 128  # slots whose tables are made together
 
 
 def columns(count: int) -> Points:

@@ -22,6 +22,7 @@ LANE_POINTS = {"ifma": 8, "scalar": 1}  # that the curve's lanes hold
 DOUBLING, PROJECTIVE_SUM, MIXED_SUM = 8 / 6, 12 / 6, 11 / 6
 # A full-width multiple of one point in a lane: 64 windows of four bits, and the table of the first multiples.
 POINT_MULTIPLE = 63 * 4 * DOUBLING + (64 + 9) * PROJECTIVE_SUM
+COLUMNS, PARTS = 16, 4  # of the comb that messages are committed to with
 
 
 class Rows(NamedTuple):
@@ -91,9 +92,19 @@ def messages(layout: Layout) -> dict[str, list[tuple[int, int]]]:
     }
 
 
+def message_additions(points: int, lane: int) -> float:
+    """One message's commitment from tables of multiples, which are made once a process and so not counted.
+
+    A column takes a table entry for each point and part, in as many lanes as those fill; columns are a doubling apart. In the
+    end half of the lane is added to the other half until one point is left.
+    """
+    sums = COLUMNS * -(-PARTS * points // lane) * MIXED_SUM + (COLUMNS - 1) * DOUBLING
+    return lane * (sums + (lane.bit_length() - 1) * PROJECTIVE_SUM)
+
+
 def hiding(sent: Iterable[tuple[int, int]], lane: int) -> float:
     """Commitments to messages: over as many points as there are scalars, and a blinding's."""
-    return sum(number * sum_additions(scalars + 1, lane) for number, scalars in sent)
+    return sum(number * message_additions(scalars + 1, lane) for number, scalars in sent)
 
 
 def opening(layout: Layout, lane: int) -> float:

@@ -8,8 +8,8 @@ rates.py measures, a lower bound on time. Integers are taken to fill their range
                         them, as is done once a sum, costs as much
     an addition         one sum of affine points: additions.py
 
-Not counted: passes over integers, hashing, and vectors over one side of a table (eq tables, folded weights), which are square
-roots of what they serve."""
+Not counted: passes over integers, hashing, vectors over one side of a table (eq tables, folded weights), which are square roots
+of what they serve, and the tables of message slots' multiples, which a process makes once."""
 
 from __future__ import annotations
 
