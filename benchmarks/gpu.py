@@ -5,19 +5,22 @@
     python benchmarks/gpu.py --steps 4 --parameters 1000000               # a smaller run
 
 Ceilings are measured, not looked up: the bandwidth of a copy (bytes read and written), and the rate of 32-bit multiply-adds with
-64-bit results in a loop that does nothing else. For each kernel its work is counted (words of a product: 2 l^2 + l multiply-adds
-for a Montgomery product of l 32-bit limbs, l^2 for a product that is not reduced by itself) and its bytes, each input and output
-once; the share of a ceiling is the larger of the two times over the measured one.
+64-bit results in a loop that does nothing else. For each kernel its multiply-adds are counted, as its algorithm needs them, and
+its bytes, each input and output once; the share of a ceiling is the larger of the two times over the measured one. Times are the
+GPU's, of the named kernel alone, but for `msm`: there all kernels of the call count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from zkaudit.cli.bench import stages
 from zkaudit.cli.bench.machine import machine
 from zkaudit.cli.bench.shape import Shape, widths_of
 from zkaudit.zk import curve, field, gpu, mle
+from zkaudit.zk.gpu.points import best_width as points_width
 from zkaudit.zk.leaves import Leaves, Part
 
 MULTIPLY_ADDS = r"""
@@ -34,10 +38,14 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 extern "C" __global__ void chains(u64* out, u32 a, int n) {
     u64 x[8];
-    for (int k = 0; k < 8; ++k) x[k] = threadIdx.x + k;
+    u32 b[8];
+    for (int k = 0; k < 8; ++k) x[k] = threadIdx.x + k, b[k] = threadIdx.x * a + k;
     for (int i = 0; i < n; ++i) {
 #pragma unroll
-        for (int k = 0; k < 8; ++k) asm volatile("mad.wide.u32 %0, %1, %2, %0;" : "+l"(x[k]) : "r"((u32)x[k]), "r"(a));
+        for (int j = 0; j < 8; ++j) {
+#pragma unroll
+            for (int k = 0; k < 8; ++k) asm volatile("mad.wide.u32 %0, %1, %2, %0;" : "+l"(x[k]) : "r"(b[k]), "r"(a));
+        }
     }
     u64 sum = 0;
     for (int k = 0; k < 8; ++k) sum += x[k];
@@ -76,10 +84,11 @@ ZK_KERNEL(base_products, Chain<Base>)
 ZK_KERNEL(point_additions, Additions)
 """
 
-FR, FP = 8, 12  # 32-bit limbs
-PRODUCT = {limbs: 2 * limbs * limbs + limbs for limbs in (FR, FP)}
-HALF = {limbs: limbs * limbs for limbs in (FR, FP)}
-ADDITION = 8 * PRODUCT[FP] + 2 * PRODUCT[FP]  # multiply-adds of a mixed addition in XYZZ coordinates
+# Wide multiply-adds: words of a product, of its reduction, and of a product of an element with a word.
+HALF, REDUCTION, WORD = 64, 48, 8
+FR = HALF + REDUCTION
+FP, FP_SQUARE, FP_PAIR = 279, 210, 422  # products in the base field, and a b + c d
+ADDITION = 6 * FP + 2 * FP_SQUARE + FP_PAIR  # of an affine point to a sum in XYZZ coordinates
 REPEATS = 5
 
 
@@ -108,6 +117,16 @@ class Bench:
             times.append(self.cp.cuda.get_elapsed_time(begin, end) / 1e3)
         return float(np.median(times))
 
+    def kernel_seconds(self, kernel: str | None, call: Callable[[], object], repeats: int = REPEATS) -> float:
+        """The same of one kernel in a call, or of all of them."""
+        call()
+        times, clock = [], KernelClock(self)
+        for _ in range(repeats):
+            with clock:
+                call()
+            times.append(sum(seconds for name, (_, seconds) in clock.totals().items() if kernel in (None, name)))
+        return float(np.median(times))
+
     def _bandwidth(self) -> float:
         source = self.cp.arange(1 << 28, dtype=np.uint64)
         target = self.cp.empty_like(source)
@@ -115,10 +134,10 @@ class Bench:
 
     def _multiply_adds(self) -> float:
         kernel = self.cp.RawModule(code=MULTIPLY_ADDS, options=("--std=c++17",)).get_function("chains")
-        blocks, rounds = 132 * 16, 4000
+        blocks, rounds = 132 * 8, 2000
         out = self.cp.empty(blocks * 256, np.uint64)
         seconds = self.seconds(lambda: kernel((blocks,), (256,), (out, np.uint32(0x9E3779B1), np.int32(rounds))))
-        return blocks * 256 * 8 * rounds / seconds
+        return blocks * 256 * 64 * rounds / seconds
 
     def row(self, name: str, seconds: float, multiply_adds: float, moved: float, **more: Any) -> dict[str, Any]:
         """A measured kernel beside its ceilings."""
@@ -140,101 +159,114 @@ def products(bench: Bench) -> list[dict[str, Any]]:
 
     module = cp.RawModule(code=PRODUCTS, options=(*OPTIONS, f"-I{SOURCES}", f"-I{SOURCES / 'gpu'}"), backend="nvrtc")
     threads, rounds, rows = 132 * 2048, 512, []
-    for name, limbs in (("scalar_products", FR), ("base_products", FP)):
-        out = cp.empty((threads, limbs // 2), np.uint64)
-        body = np.array([out.data.ptr, rounds], np.int64)
+    for name, words, cost in (("scalar_products", 4, FR), ("base_products", 6, FP)):
+        out = cp.empty((threads, words), np.uint64)
+        body = np.array([out.data.ptr, rounds], np.int64).view("V16")
         kernel = module.get_function(name)
-        seconds = bench.seconds(lambda k=kernel, b=body: k((threads // 128,), (128,), (b.view("V16"), np.int64(threads))))
+        seconds = bench.seconds(partial(kernel, (threads // 128,), (128,), (body, np.int64(threads))))
         count = 2 * rounds * threads
-        rows.append(bench.row(name, seconds, count * PRODUCT[limbs], 0, per_second=count / seconds))
+        rows.append(bench.row(name, seconds, count * cost, 0, per_second=count / seconds))
     points = cp.asarray(curve.generators(b"bench", 4096))
     out = cp.empty((threads, 12), np.uint64)
-    body = np.array([points.data.ptr, out.data.ptr, 64, len(points)], np.int64)
-    kernel = module.get_function("point_additions")
-    seconds = bench.seconds(lambda: kernel((threads // 128,), (128,), (body.view("V32"), np.int64(threads))))
+    body = np.array([points.data.ptr, out.data.ptr, 64, len(points)], np.int64).view("V32")
+    seconds = bench.seconds(
+        partial(module.get_function("point_additions"), (threads // 128,), (128,), (body, np.int64(threads)))
+    )
     rows.append(bench.row("point_additions", seconds, 64 * threads * ADDITION, 0, per_second=64 * threads / seconds))
     return rows
 
 
 def kernels(bench: Bench) -> list[dict[str, Any]]:
     """The passes of a proof, each at a size that fills the GPU."""
-    rng, put, rows = np.random.default_rng(0), bench.place.put, []
-    n = 1 << 24
-    core, empty = bench.place.core, bench.place.empty
-    a, b, half = put(_elements(n)), put(_elements(n)), empty(n // 2, 4)
-    one = _elements(1)
-    rows.append(bench.row("mul", bench.seconds(lambda: core.mul(a, b, a)), n * PRODUCT[FR], 96 * n))
-    rows.append(bench.row("fold", bench.seconds(lambda: core.fold(a, one, half)), n // 2 * PRODUCT[FR], 48 * n))
-    low, high = mle.eq_halves(field.to_ints(_elements(22)))
-    out, p, q = np.empty((2, 4), np.uint64), empty(n // 2, 4), empty(n // 2, 4)
-    pair = 8 * HALF[FR] + 4 * (PRODUCT[FR] - HALF[FR])
-    seconds = bench.seconds(lambda: core.fraction_round(a, b, one, low, high, out))
-    rows.append(bench.row("fraction_round", seconds, n // 4 * pair, 64 * n))
-    low, high = mle.eq_halves(field.to_ints(_elements(21)))
-    seconds = bench.seconds(lambda: core.fraction_fold_round(a, b, one, one, low, high, p, q, out))
-    rows.append(bench.row("fraction_fold_round", seconds, n // 8 * (pair + 8 * PRODUCT[FR]), 96 * n))
-    seconds = bench.seconds(lambda: core.fraction_layer(a, b, p, q))
-    rows.append(bench.row("fraction_layer", seconds, n // 2 * (3 * HALF[FR] + 2 * (PRODUCT[FR] - HALF[FR])), 96 * n))
-    terms, tables = [(0, 1, 2), (0, 3, 4), (0, 5, 6)], [put(_elements(1 << 21)) for _ in range(7)]
-    three = np.empty((3, 4), np.uint64)
-    seconds = bench.seconds(lambda: core.products_round(tables, terms, 3, three))
-    rows.append(bench.row("products_round", seconds, (1 << 20) * 3 * (4 * HALF[FR] + 72), 7 * 32 << 21))
-    words = put(rng.integers(0, 1 << 16, 1 << 27).astype(np.uint16))
-    leaves = Leaves.of([Part(0, field.to_ints(one)[0], [(1, words)])])
-    count = leaves.length
-    gamma = field.to_ints(_elements(30))
+    rng, put, core, empty, rows = np.random.default_rng(0), bench.place.put, bench.place.core, bench.place.empty, []
+    n = 1 << 25
+    a, b, half, one = put(_elements(n)), put(_elements(n)), empty(n // 2, 4), _elements(1)
+
+    def measure(kernel: str, call: Callable[[], object], multiply_adds: float, moved: float) -> None:
+        rows.append(bench.row(kernel, bench.kernel_seconds(kernel, call), multiply_adds, moved))
+
+    measure("mul", lambda: core.mul(a, b, a), n * FR, 96 * n)
+    measure("fold", lambda: core.fold(a, one, half), n // 2 * FR, 48 * n)
+    low, high = mle.eq_halves(field.to_ints(_elements(23)))
+    out, p, q, pair = np.empty((2, 4), np.uint64), empty(n // 2, 4), empty(n // 2, 4), 8 * HALF + 4 * REDUCTION
+    measure("fraction_round", lambda: core.fraction_round(a, b, one, low, high, out), n // 4 * pair, 64 * n)
+    low_half, high_half = mle.eq_halves(field.to_ints(_elements(22)))
+    fold_round = partial(core.fraction_fold_round, a, b, one, one, low_half, high_half, p, q, out)
+    measure("fraction_fold_round", fold_round, n // 8 * (pair + 8 * FR), 96 * n)
+    measure("fraction_layer", lambda: core.fraction_layer(a, b, p, q), n // 2 * (3 * HALF + 2 * REDUCTION), 96 * n)
+    tables, three = [put(_elements(1 << 22)) for _ in range(7)], np.empty((3, 4), np.uint64)
+    terms = [(0, 1, 2), (0, 3, 4), (0, 5, 6)]
+    round_of_products = partial(core.products_round, tables, terms, 3, three)
+    measure("products_round_3", round_of_products, (1 << 21) * 3 * (4 * HALF + REDUCTION), 7 * 32 << 22)
+    words = put(rng.integers(0, 1 << 16, 1 << 28).astype(np.uint16))
+    leaves, gamma = Leaves.of([Part(0, field.to_ints(one)[0], [(1, words)])]), field.to_ints(_elements(30))
     for level in range(3):
         now = leaves
         for _ in range(level):
             now = now.above()
-        variables = count.bit_length() - 2 - level
-        seconds = bench.seconds(lambda x=now, v=variables: x.round(gamma[0], gamma[1:v]), 3)
-        rows.append(bench.row(f"leaf_round, level {level}", seconds, _leaf_pair(level) * (count >> (level + 2)), 2 * count))
-    seconds = bench.seconds(lambda: leaves.written(4), 3)
-    rows.append(bench.row("leaf_layer_4", seconds, (count >> 4) * (20 * FR + 3 * (3 * HALF[FR] + 144)), 2 * count + 4 * count))
-    matrix = words.reshape(-1, 4096)[:8192]
-    weights = _elements(8192)
-    seconds = bench.seconds(lambda: field.combine(weights, matrix))
-    rows.append(bench.row("combine", seconds, matrix.size * FR, 2 * matrix.size))
-    generators = curve.generators(b"bench", 1 << 14)
-    matrix = words.reshape(-1, 1 << 14)[:4096]
-    seconds = bench.seconds(lambda: curve.msm_rows([matrix], generators), 3)
-    additions = matrix.size * 16 / 14
-    rows.append(bench.row("msm_rows, 16-bit", seconds, additions * ADDITION, 0, entries_per_second=matrix.size / seconds))
+        rest = gamma[: leaves.length.bit_length() - 3 - level]
+        work = _leaf_pair(level) * (leaves.length >> (level + 2))
+        measure(f"leaf_round_{level}_0", partial(now.round, gamma[-1], rest), work, 2 * leaves.length)
+    fractions = leaves.length >> 4
+    work = 2 * 2 * (8 * WORD + WORD) + 3 * (3 * HALF + 2 * REDUCTION)
+    measure("leaf_layer_4", lambda: leaves.written(4), fractions * work, 2 * leaves.length + 64 * fractions)
+    measure("histogram", lambda: core.histogram(words, np.zeros(1 << 16, np.int64)), 0, words.nbytes)
+    matrix, weights = words.reshape(-1, 4096)[:16384], _elements(16384)
+    measure("combine_uint16", lambda: field.combine(weights, matrix), matrix.size * WORD, matrix.nbytes)
+    bits = put(rng.integers(0, 2, (1024, 4096)).astype(np.uint8))
+    highs, sums = _elements(9 * 1024).reshape(9, 1024, 4), empty(27 * 9 * 512, 4)
+    ternary = partial(core.ternary_sums, bits, -1, 1, words.reshape(-1, 4096)[:1024], 1, 0, highs, 9, sums)
+    measure("ternary", ternary, 1024 * 512 * 27 * 9 * 2 * WORD, 3 * bits.size)
+    generators, matrix = curve.generators(b"bench", 1 << 14), words.reshape(-1, 1 << 14)[:8192]
+    seconds = bench.kernel_seconds(None, lambda: curve.msm_rows([matrix], generators))
+    rate = {"entries_per_second": matrix.size / seconds}
+    rows.append(bench.row("msm of rows, 16 bits", seconds, matrix.size * 16 / 14 * ADDITION, matrix.nbytes, **rate))
+    for log in (14, 18):
+        points, scalars = put(np.tile(generators, (1 << (log - 14), 1))), _elements(1 << log)
+        seconds = bench.kernel_seconds(None, partial(curve.msm, scalars, points))
+        width = points_width(1 << log)
+        work = (255 // width + 1) * ((1 << log) * ADDITION + (1 << (width - 1)) * 28 * FP)
+        rate = {"points_per_second": (1 << log) / seconds}
+        rows.append(bench.row(f"msm, full width, 2^{log}", seconds, work, 0, **rate))
     return rows
 
 
 def _leaf_pair(level: int) -> float:
-    """Multiply-adds of a round over a pair of gates, the first of its layer."""
-    small = (0, 2 * 4, 7 * 4)[level] * FR  # symmetric sums times constants, a fraction has (0, 2, 8) or so
-    return small + (3 * 2 * FR if level == 0 else 8 * HALF[FR] + 4 * (PRODUCT[FR] - HALF[FR]))
+    """Multiply-adds of a round over a pair of gates, the first of its layer: symmetric sums, then products of fractions."""
+    if level == 0:
+        return 3 * 2 * WORD
+    words = {1: 2 + 1, 2: 5 + 3}[level]  # of q and p
+    return 4 * 2 * words * WORD + 8 * HALF + 4 * REDUCTION
 
 
 def run(bench: Bench, parameters: int, layers: int, batch: int, steps: int) -> dict[str, Any]:
-    """Train, prove on the GPU twice (the second time with everything loaded), verify; GPU seconds by kernel."""
+    """Train, prove on the GPU, again with everything loaded, and with a clock on every kernel; verify."""
     shape = Shape(widths_of(parameters, layers), batch, steps, "cross_entropy", None, None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        stages.train(shape, folder, 16, "cuda")
-        clock = KernelClock(bench)
-        results = []
-        for attempt in range(2):
-            with clock:
-                started = time.perf_counter()
-                proved = stages.prove(folder, folder / f"proof{attempt}", shape.segment_steps, 16, "cuda")
-                results.append((time.perf_counter() - started, proved))
-        seconds, proved = results[-1]
-        verify_seconds, _ = stages.verify(proved.files, 16)
+        trained = stages.train(shape, folder, os.cpu_count() or 1, "cuda")
+        clock, times = KernelClock(bench), []
+        for attempt in range(4):
+            started = time.perf_counter()
+            with clock if attempt == 3 else nullcontext():
+                proved = stages.prove(folder, folder / f"proof{attempt}", shape.segment_steps, os.cpu_count() or 1, "cuda")
+            times.append(time.perf_counter() - started)
+            if attempt == 2:
+                phases = proved.phases
+        seconds = min(times[1:3])
+        verify_seconds, _ = stages.verify(proved.files, os.cpu_count() or 1)
     by_kernel = sorted(clock.totals().items(), key=lambda item: -item[1][1])
     for kernel, (launches, total) in by_kernel[:25]:
         print(f"  {kernel:28s} {launches:6d} launches {1e3 * total:9.2f} ms")
     print(
-        {k: round(v, 3) for k, v in proved.phases.items()}, f"prove {seconds:.3f} s, verify {verify_seconds:.3f} s", flush=True
+        {k: round(v, 3) for k, v in phases.items()},
+        f"start {trained.commit_seconds:.3f} s, prove {seconds:.3f} s, verify {verify_seconds:.3f} s",
+        flush=True,
     )
     return {
         "widths": list(shape.widths), "parameters": shape.parameters, "batch": batch, "steps": steps,
-        "first_prove_seconds": results[0][0], "prove_seconds": seconds, "seconds_per_update": seconds / steps,
-        "phases": proved.phases, "verify_seconds": verify_seconds, "segments": len(proved.files),
+        "start_seconds": trained.commit_seconds, "first_prove_seconds": times[0], "prove_seconds": seconds,
+        "seconds_per_update": (trained.commit_seconds + seconds) / steps, "phases": phases, "verify_seconds": verify_seconds, "segments": len(proved.files),
         "kernels": {kernel: {"launches": n, "seconds": total} for kernel, (n, total) in by_kernel},
         "gpu_seconds": sum(total for _, (_, total) in by_kernel),
     }  # fmt: skip

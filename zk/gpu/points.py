@@ -21,7 +21,7 @@ FOLD_DIGIT = 16  # digits of a folding scalar are odd and below half of it
 def msm(m: Machine, scalars: Any, points: Any, out: Any) -> None:
     """The sum of scalars[i] * points[i]; `out` is the host's."""
     n = len(points)
-    width = _best_width(n)
+    width = best_width(n)
     windows, half = BITS // width + 1, 1 << (width - 1)
     scalars, points = m.put(scalars), m.put(points)
     keys, items = m.empty((windows * n,), np.uint32), m.empty((windows * n,), np.int32)
@@ -49,7 +49,7 @@ def fold(m: Machine, low: Any, high: Any, x: Any, out: Any) -> None:
     run(m, "fold_points", len(out), m.put(low), m.put(high), out, digits, len(digits))
 
 
-def _best_width(n: int) -> int:
+def best_width(n: int) -> int:
     """The window width for which digits and buckets cost least, in products."""
     return min(range(5, 16), key=lambda width: (BITS // width + 1) * (10 * n + 28 * (1 << (width - 1))))
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from zkaudit.zk import field
-from zkaudit.zk.gpu.machine import Machine, added_up, count, reduce, run
+from zkaudit.zk.gpu.machine import WORKERS, Machine, added_up, count, reduce, run
 from zkaudit.zk.mle import eq_below
 
 GROUP = 8  # products that one bracket may hold (cuda/sumcheck.cuh)
-BLOCK = 16  # pairs of gates a thread
+PAIRS = 4  # of gates a thread, at least
 
 
 def products_round(m: Machine, tables: Sequence[Any], terms: Sequence[tuple[int, ...]], degree: int, out: Any) -> None:
@@ -56,9 +56,10 @@ def fraction_fold_round(
 
 def weighed(m: Machine, kernel: str, pairs: int, low: Any, high: Any, *fields: Any, first: int = 0) -> Any:
     """The two sums of a round over `pairs` pairs of gates, weighed as those from `first` on; on the host: (2, 4)."""
-    workers = -(-pairs // BLOCK)
+    width = len(low)
+    workers = width * max(1, min(-(-pairs // (PAIRS * width)), WORKERS // width))
     partial = m.empty((2, workers, 4))
-    run(m, kernel, workers, *fields, m.put(low), m.put(high), len(low).bit_length() - 1, partial, first, pairs, BLOCK, workers)
+    run(m, kernel, workers, *fields, m.put(low), m.put(high), width.bit_length() - 1, partial, first, pairs, workers)
     return added_up(m, partial)
 
 
