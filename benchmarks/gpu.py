@@ -4,9 +4,8 @@
     python benchmarks/gpu.py --only kernels
     python benchmarks/gpu.py --steps 4 --parameters 1000000               # a smaller run
 
-Ceilings are measured, not looked up: the bandwidth of a copy (bytes read and written), and the rate of 32-bit multiply-adds with
-64-bit results in a loop that does nothing else. For each kernel its multiply-adds are counted, as its algorithm needs them, and
-its bytes, each input and output once; the share of a ceiling is the larger of the two times over the measured one. Times are the
+Ceilings are those of gpu_ceilings.py. For each kernel its multiply-adds are counted, as its algorithm needs them, and its
+bytes, each input and output once; the share of a ceiling is the larger of the two times over the measured one. Times are the
 GPU's, of the named kernel alone, but for `msm`: there all kernels of the call count.
 """
 
@@ -17,7 +16,6 @@ import json
 import os
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -25,131 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gpu_ceilings import PRODUCTS, Bench, KernelClock
 
 from zkaudit.cli.bench import stages
 from zkaudit.cli.bench.machine import machine
 from zkaudit.cli.bench.shape import Shape, widths_of
-from zkaudit.zk import curve, field, gpu, mle
+from zkaudit.zk import curve, field, mle
 from zkaudit.zk.gpu.points import best_width as points_width
 from zkaudit.zk.leaves import Leaves, Part
-
-MULTIPLY_ADDS = r"""
-typedef unsigned int u32;
-typedef unsigned long long u64;
-extern "C" __global__ void chains(u64* out, u32 a, int n) {
-    u64 x[8];
-    u32 b[8];
-    for (int k = 0; k < 8; ++k) x[k] = threadIdx.x + k, b[k] = threadIdx.x * a + k;
-    for (int i = 0; i < n; ++i) {
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-#pragma unroll
-            for (int k = 0; k < 8; ++k) asm volatile("mad.wide.u32 %0, %1, %2, %0;" : "+l"(x[k]) : "r"(b[k]), "r"(a));
-        }
-    }
-    u64 sum = 0;
-    for (int k = 0; k < 8; ++k) sum += x[k];
-    out[blockIdx.x * blockDim.x + threadIdx.x] = sum;
-}
-"""
-PRODUCTS = r"""
-#include "kernel.cuh"
-#include "gpu/xyzz.cuh"
-using namespace zkaudit;
-template <class F>
-struct Chain {
-    F* out;
-    int64_t rounds;
-    ZK_HD void operator()(int64_t i) const {
-        F x = F::from_u64(static_cast<uint64_t>(i) + 3), y = x.doubled();
-        for (int64_t k = 0; k < rounds; ++k) {
-            x = x * y;
-            y = y * x;
-        }
-        out[i] = x + y;
-    }
-};
-struct Additions {
-    const Affine<Base>* points;
-    Affine<Base>* out;
-    int64_t rounds, points_count;
-    ZK_HD void operator()(int64_t i) const {
-        Xyzz<Base> sum = Xyzz<Base>::identity();
-        for (int64_t k = 0; k < rounds; ++k) sum.add(points[(i + 7 * k) % points_count]);
-        out[i] = {sum.x, sum.y};
-    }
-};
-ZK_KERNEL(scalar_products, Chain<Scalar>)
-ZK_KERNEL(base_products, Chain<Base>)
-ZK_KERNEL(point_additions, Additions)
-"""
 
 # Wide multiply-adds: words of a product, of its reduction, and of a product of an element with a word.
 HALF, REDUCTION, WORD = 64, 48, 8
 FR = HALF + REDUCTION
 FP, FP_SQUARE, FP_PAIR = 279, 210, 422  # products in the base field, and a b + c d
 ADDITION = 6 * FP + 2 * FP_SQUARE + FP_PAIR  # of an affine point to a sum in XYZZ coordinates
-REPEATS = 5
-
-
-class Bench:
-    """The GPU, its ceilings, and a clock."""
-
-    def __init__(self) -> None:
-        self.place: Any = gpu.place("cuda")
-        started = time.perf_counter()
-        self.name = self.place.ready()
-        self.load_seconds = time.perf_counter() - started
-        self.cp: Any = self.place.machine.xp
-        self.bandwidth = self._bandwidth()
-        self.multiply_adds = self._multiply_adds()
-
-    def seconds(self, run: Callable[[], object], repeats: int = REPEATS) -> float:
-        """The median of the GPU's time, the first run left out."""
-        run()
-        times = []
-        for _ in range(repeats):
-            begin, end = self.cp.cuda.Event(), self.cp.cuda.Event()
-            begin.record()
-            run()
-            end.record()
-            end.synchronize()
-            times.append(self.cp.cuda.get_elapsed_time(begin, end) / 1e3)
-        return float(np.median(times))
-
-    def kernel_seconds(self, kernel: str | None, call: Callable[[], object], repeats: int = REPEATS) -> float:
-        """The same of one kernel in a call, or of all of them."""
-        call()
-        times, clock = [], KernelClock(self)
-        for _ in range(repeats):
-            with clock:
-                call()
-            times.append(sum(seconds for name, (_, seconds) in clock.totals().items() if kernel in (None, name)))
-        return float(np.median(times))
-
-    def _bandwidth(self) -> float:
-        source = self.cp.arange(1 << 28, dtype=np.uint64)
-        target = self.cp.empty_like(source)
-        return 2 * source.nbytes / self.seconds(lambda: self.cp.copyto(target, source))
-
-    def _multiply_adds(self) -> float:
-        kernel = self.cp.RawModule(code=MULTIPLY_ADDS, options=("--std=c++17",)).get_function("chains")
-        blocks, rounds = 132 * 8, 2000
-        out = self.cp.empty(blocks * 256, np.uint64)
-        seconds = self.seconds(lambda: kernel((blocks,), (256,), (out, np.uint32(0x9E3779B1), np.int32(rounds))))
-        return blocks * 256 * 64 * rounds / seconds
-
-    def row(self, name: str, seconds: float, multiply_adds: float, moved: float, **more: Any) -> dict[str, Any]:
-        """A measured kernel beside its ceilings."""
-        arithmetic, memory = multiply_adds / self.multiply_adds, moved / self.bandwidth
-        bound = "arithmetic" if arithmetic > memory else "memory"
-        share = max(arithmetic, memory) / seconds
-        print(
-            f"{name:34s} {1e3 * seconds:9.3f} ms  {share:6.1%} of {bound}",
-            *(f"{k} {v:.4g}" for k, v in more.items()),
-            flush=True,
-        )
-        return {"kernel": name, "seconds": seconds, "share_of_ceiling": share, "bound": bound, **more}
 
 
 def products(bench: Bench) -> list[dict[str, Any]]:
@@ -258,50 +145,23 @@ def run(bench: Bench, parameters: int, layers: int, batch: int, steps: int) -> d
     by_kernel = sorted(clock.totals().items(), key=lambda item: -item[1][1])
     for kernel, (launches, total) in by_kernel[:25]:
         print(f"  {kernel:28s} {launches:6d} launches {1e3 * total:9.2f} ms")
-    print(
-        {k: round(v, 3) for k, v in phases.items()},
-        f"start {trained.commit_seconds:.3f} s, prove {seconds:.3f} s, verify {verify_seconds:.3f} s",
-        flush=True,
-    )
+    print({phase: round(spent, 3) for phase, spent in phases.items()})
+    print(f"start {trained.commit_seconds:.3f} s, prove {seconds:.3f} s, verify {verify_seconds:.3f} s", flush=True)
     return {
-        "widths": list(shape.widths), "parameters": shape.parameters, "batch": batch, "steps": steps,
-        "start_seconds": trained.commit_seconds, "first_prove_seconds": times[0], "prove_seconds": seconds,
-        "seconds_per_update": (trained.commit_seconds + seconds) / steps, "phases": phases, "verify_seconds": verify_seconds, "segments": len(proved.files),
-        "kernels": {kernel: {"launches": n, "seconds": total} for kernel, (n, total) in by_kernel},
+        "widths": list(shape.widths),
+        "parameters": shape.parameters,
+        "batch": batch,
+        "steps": steps,
+        "segments": len(proved.files),
+        "start_seconds": trained.commit_seconds,
+        "first_prove_seconds": times[0],
+        "prove_seconds": seconds,
+        "seconds_per_update": (trained.commit_seconds + seconds) / steps,
+        "phases": phases,
+        "verify_seconds": verify_seconds,
         "gpu_seconds": sum(total for _, (_, total) in by_kernel),
-    }  # fmt: skip
-
-
-class KernelClock:
-    """Events around every launch while it is entered; `totals` of the last time."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._machine, self._cp = bench.place.machine, bench.cp
-        self._launch = self._machine.launch
-
-    def __enter__(self) -> None:
-        self._events: list[tuple[str, Any, Any]] = []
-
-        def launch(kernel: str, threads: int, body: bytes) -> None:
-            begin, end = self._cp.cuda.Event(), self._cp.cuda.Event()
-            begin.record()
-            self._launch(kernel, threads, body)
-            end.record()
-            self._events.append((kernel, begin, end))
-
-        self._machine.launch = launch
-
-    def __exit__(self, *_: object) -> None:
-        self._machine.launch = self._launch
-
-    def totals(self) -> dict[str, tuple[int, float]]:
-        """Launches and seconds by kernel."""
-        found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
-        for kernel, begin, end in self._events:
-            end.synchronize()
-            count, seconds = found[kernel]
-            found[kernel] = count + 1, seconds + self._cp.cuda.get_elapsed_time(begin, end) / 1e3
-        return dict(found)
+        "kernels": {kernel: {"launches": n, "seconds": total} for kernel, (n, total) in by_kernel},
+    }
 
 
 def _elements(n: int) -> field.Array:
@@ -319,11 +179,19 @@ def main() -> None:
     arguments = parser.parse_args()
     bench = Bench()
     print(f"{bench.name}; {machine()}; kernels loaded in {bench.load_seconds:.1f} s")
-    print(f"copy {bench.bandwidth / 1e12:.2f} TB/s, multiply-adds {bench.multiply_adds / 1e12:.2f} T/s", flush=True)
+    print(
+        f"copy {bench.bandwidth / 1e12:.2f} TB/s, multiply-adds {bench.multiply_adds / 1e12:.2f} T/s, "
+        f"without carries {bench.plain_multiply_adds / 1e12:.2f} T/s",
+        flush=True,
+    )
     result: dict[str, Any] = {
-        "device": bench.name, "host": machine(), "bytes_per_second": bench.bandwidth,
-        "multiply_adds_per_second": bench.multiply_adds, "load_seconds": bench.load_seconds,
-    }  # fmt: skip
+        "device": bench.name,
+        "host": machine(),
+        "bytes_per_second": bench.bandwidth,
+        "multiply_adds_per_second": bench.multiply_adds,
+        "plain_multiply_adds_per_second": bench.plain_multiply_adds,
+        "load_seconds": bench.load_seconds,
+    }
     if arguments.only != "run":
         result["kernels"] = products(bench) + kernels(bench)
     if arguments.only != "kernels":
