@@ -37,8 +37,8 @@ class MemoryTrace(Trace):
         at = max(stored for stored in self.states if stored <= step)
         return at, self.states[at]
 
-    def _steps(self, name: str, kind: str, shape: tuple[int, ...], first: int, steps: int) -> Any:
-        return np.asarray(self.arrays[name][first : first + steps]).astype(np.int64)
+    def _steps(self, name: str, kind: str, shape: tuple[int, ...], first: int, steps: int, place: Place = HOST) -> Any:
+        return place.put(np.asarray(self.arrays[name][first : first + steps]).astype(np.int64))
 
 
 def statement_of(

@@ -18,6 +18,7 @@ from zkaudit.training import trace as trace_module
 from zkaudit.training.config import DataConfig, FixedPoint, ModelConfig, RunConfig, TrainingConfig
 from zkaudit.training.fixedpoint import prepare
 from zkaudit.zk import curve, field, hyrax, segments
+from zkaudit.zk.backend import Place
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.engine.job import Job
 from zkaudit.zk.engine.shipment import ship
@@ -95,10 +96,10 @@ def test_planning_again_states_the_same(run: Path) -> None:
 def test_planning_reads_no_step_twice_and_none_before_a_stored_boundary(run: Path, segment_steps: int) -> None:
     trace, samples, seen = read_trace(unplanned(run) / "trace"), Trace.samples, list[int]()
 
-    def counted(self: Trace, name: str, kind: str, layer: int, first: int, steps: int) -> Any:
+    def counted(self: Trace, name: str, kind: str, layer: int, first: int, steps: int, place: Place) -> Any:
         if name == "z0":
             seen.extend(range(first, first + steps))
-        return samples(self, name, kind, layer, first, steps)
+        return samples(self, name, kind, layer, first, steps, place)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trace, "samples", counted)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zkaudit.zk.backend import HOST, Place
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.statement import LOSSES
 
@@ -66,23 +67,24 @@ class Trace:
         """Data rows used by each step, (steps, batch)."""
         return self._steps("batch", "<i8", (int(self.manifest["batch"]),), first, steps)
 
-    def samples(self, name: str, kind: str, layer: int, first: int, steps: int) -> Integers:
-        """A layer's array for some steps, transposed: (units, steps * batch)."""
+    def samples(self, name: str, kind: str, layer: int, first: int, steps: int, place: Place = HOST) -> Integers:
+        """A layer's array for some steps, transposed: (units, steps * batch), at `place`."""
         units = self.widths[layer + 1]
-        values = self._steps(name, kind, (int(self.manifest["batch"]), units), first, steps)
+        values = self._steps(name, kind, (int(self.manifest["batch"]), units), first, steps, place)
         return values.reshape(-1, units).T
 
     @property
     def _chunk_steps(self) -> int:
         return int(self.manifest["chunk_steps"])
 
-    def _steps(self, name: str, kind: str, shape: tuple[int, ...], first: int, steps: int) -> Integers:
+    def _steps(self, name: str, kind: str, shape: tuple[int, ...], first: int, steps: int, place: Place = HOST) -> Integers:
         parts, end = [], first + steps
         while first < end:
             chunk, skip = divmod(first, self._chunk_steps)
             held = min(self._chunk_steps, self.steps - chunk * self._chunk_steps)
             take = min(held - skip, end - first)
-            parts.append(self._read(f"chunk-{chunk:05d}/{name}.bin", kind, (held, *shape))[skip : skip + take])
+            part = self._read(f"chunk-{chunk:05d}/{name}.bin", kind, (held, *shape))[skip : skip + take]
+            parts.append(place.put(part))
             first += take
         return np.concatenate(parts)
 

@@ -152,11 +152,11 @@ def _layer_tables(trace: Trace, layout: Layout, j: int, place: Place) -> dict[st
     s = layout.statement
     wide, remainder = "<u4" if s.weight_bits <= 32 else "<i8", limb_bits(s.weight_bits)
 
-    def samples(name: str, kind: str) -> Integers:
-        return trace.samples(name, kind, j, s.first_step, s.steps)
+    def samples(name: str, kind: str, at: Place = HOST) -> Integers:
+        return trace.samples(name, kind, j, s.first_step, s.steps, at)
 
     def large(name: str, kind: str) -> Any:
-        return place.put(samples(name, kind).T).T
+        return samples(name, kind, place)
 
     tables = _limb_tables(layout, f"r{j}.", large(f"r{j}", wide), remainder)
     if j < s.layers - 1:

@@ -53,7 +53,7 @@ struct SegmentSlice {
     }
 };
 
-/// out[h segments + t] = the sum of its slices, less corrections[t].
+/// out[h segments + t] = the sum of its slices, less corrections[t] if there are any.
 struct JoinSegments {
     const Scalar *partial, *corrections;
     Scalar* out;
@@ -62,7 +62,7 @@ struct JoinSegments {
     ZK_HD void operator()(int64_t i) const {
         Scalar sum = Scalar::zero();
         for (int64_t s = 0; s < slices; ++s) sum += load<Scalar>(partial + i * slices + s);
-        store(sum - load<Scalar>(corrections + i % segments), out + i);
+        store(corrections == nullptr ? sum : sum - load<Scalar>(corrections + i % segments), out + i);
     }
 };
 

@@ -14,6 +14,7 @@ from zkaudit.zk.backend import core as host
 WORKERS = 1 << 16  # threads of a sum, at most: enough to fill a GPU
 ITEMS = 8  # of a sum for each of its threads, at least
 LEFT = 128  # partial sums that are added up on the host
+JOINED = 32  # partial sums that one thread adds up
 
 
 class Machine(Protocol):
@@ -93,10 +94,11 @@ def reduce(machine: Machine, kernel: str, outputs: int, n: int, *fields: Any) ->
 def added_up(machine: Machine, partial: Any) -> NDArray[np.uint64]:
     """The sum of each row of partial sums (outputs, workers, 4): host elements, (outputs, 4)."""
     outputs, workers = partial.shape[:2]
-    if workers > 2 * LEFT:
-        fewer = machine.empty((outputs, LEFT, 4))
-        run(machine, "sum_rows", outputs * LEFT, partial, fewer, workers, LEFT)
-        partial = fewer
+    while workers > 2 * LEFT:
+        parts = max(LEFT, workers // JOINED)
+        fewer = machine.empty((outputs, parts, 4))
+        run(machine, "sum_rows", outputs * parts, partial, fewer, workers, parts)
+        partial, workers = fewer, parts
     out = np.empty((outputs, 4), np.uint64)
     for k, row in enumerate(machine.get(partial)):
         host.total(np.ascontiguousarray(row), out[k : k + 1])

@@ -32,14 +32,15 @@ def combine(m: Machine, weights: Any, matrix: Any, out: Any) -> None:
 def combine_all(m: Machine, parts: Sequence[tuple[Any, Any]], out: Any) -> None:
     """The sum of several combinations: each fills its slices, and all slices are added up."""
     columns = count(out)
-    slices = [_slices(columns * len(parts), len(matrix)) for _, matrix in parts]
-    partial, done, correction = m.empty((sum(slices), columns, 4)), 0, 0
+    slices = [_slices(columns, len(matrix)) for _, matrix in parts]
+    lifted = m.put(np.concatenate([m.get(field.mul(weights, _lift(matrix.dtype))) for weights, matrix in parts]))
+    partial, row, done, correction = m.empty((sum(slices), columns, 4)), 0, 0, 0
     for (weights, matrix), own in zip(parts, slices, strict=True):
-        lifted = m.put(field.mul(weights, _lift(matrix.dtype)))
-        place = partial[done : done + own]
-        run(m, f"combine_{matrix.dtype}", own * columns, lifted, m.put(matrix), place, len(matrix), columns, own)
-        correction += _bias(matrix.dtype) * field.total(weights)
-        done += own
+        fields = (lifted[row : row + len(matrix)], m.put(matrix), partial[done : done + own])
+        run(m, f"combine_{matrix.dtype}", own * columns, *fields, len(matrix), columns, own)
+        if bias := _bias(matrix.dtype):
+            correction += bias * field.total(weights)
+        row, done = row + len(matrix), done + own
     run(m, "sum_slices", columns, partial, out, columns, done, field.from_ints([correction]))
 
 
@@ -50,16 +51,8 @@ def segment_dot(m: Machine, weights: Any, matrix: Any, out: Any, segments: int, 
     lifted = m.put(field.mul(weights, _lift(matrix.dtype)))
     fields = (lifted, m.put(matrix), partial, segments, length, matrix.shape[1], slices)
     run(m, f"segment_dot_{matrix.dtype}", rows * segments * slices, *fields)
-    run(
-        m,
-        "join_segments",
-        rows * segments,
-        partial,
-        m.put(_corrections(m, weights, matrix.dtype, segments)),
-        out,
-        segments,
-        slices,
-    )
+    corrections = _corrections(m, weights, matrix.dtype, segments)
+    run(m, "join_segments", rows * segments, partial, corrections, out, segments, slices)
 
 
 def evaluate_small(m: Machine, matrix: Any, high: Any, low: Any, out: Any) -> None:
@@ -154,8 +147,8 @@ def _slices(outputs: int, rows: int) -> int:
 
 
 def _corrections(m: Machine, weights: Any, kind: np.dtype[Any], segments: int) -> Any:
-    """For each segment the bias times the sum of its weights, (segments, 4)."""
+    """For each segment the bias times the sum of its weights, (segments, 4); None if there is no bias."""
     if _bias(kind) == 0:
-        return field.zeros(segments)
+        return None
     rows = m.get(weights).reshape(segments, -1, 4)
-    return field.mul(field.from_ints([field.total(row) for row in rows]), _bias(kind))
+    return m.put(field.mul(field.from_ints([field.total(row) for row in rows]), _bias(kind)))
