@@ -110,10 +110,10 @@ def test_words(place: Place, kind: np.dtype[Any], call: str, out: Any) -> None:
 def test_counting(place: Place, high: int) -> None:
     values = np.sort(rng.integers(0, high, 5000)).astype(np.uint16)
     values[::7] = rng.integers(0, high, len(values[::7]))
-    host, device = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
-    count_words(values, host)
-    count_words(place.put(values), device)
-    assert np.array_equal(host, device)
+    narrow = values.astype(np.uint8)
+    for size in (1 << 16, 1 << 4):
+        expected = count_words([values, narrow, values], size)
+        assert np.array_equal(expected, count_words([place.put(values), place.put(narrow), values], size))
 
 
 def test_tables(place: Place) -> None:

@@ -9,7 +9,7 @@ import pytest
 from nvrtc_compiler import Nvrtc
 
 from zkaudit.zk import _twin
-from zkaudit.zk.gpu.cuda import FILES, OPTIONS, SOURCES
+from zkaudit.zk.gpu.cuda import FILES, OPTIONS, SOURCES, kernels_of
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +38,7 @@ def test_the_twin_and_the_gpu_have_the_same_kernels() -> None:
     binaries = b"".join(compiled(name, "sm_90") for name in FILES)
     found = {match.decode() for match in re.findall(rb"\.text\.([a-z0-9_]+)\x00", binaries)}
     assert set(_twin.kernels()) == found
+    assert found == {kernel for name in FILES for kernel in kernels_of((SOURCES / "gpu" / f"{name}.cu").read_text())}
 
 
 def test_a_mistake_is_named() -> None:

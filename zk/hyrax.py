@@ -63,11 +63,14 @@ def row_weights(blocks: Sequence[Block], weights: Sequence[int], point: Sequence
 def combine_rows(blocks: Sequence[Block], tables: Mapping[str, Any], weights: Array, columns: int) -> Array:
     """The combined row itself, shape (2^columns, 4)."""
     total, first = field.zeros(1 << columns), 0
+    by_length: dict[int, list[tuple[Array, Any]]] = {}
     for block in blocks:
         matrix = _matrix(block, tables, columns)
-        part = field.combine(weights[first : first + len(matrix)], matrix)
-        total[: len(part)] = field.add(total[: len(part)], place_of(part).get(part))
+        by_length.setdefault(matrix.shape[1], []).append((weights[first : first + len(matrix)], matrix))
         first += len(matrix)
+    for length, parts in by_length.items():
+        part = field.combine_all(parts)
+        total[:length] = field.add(total[:length], place_of(part).get(part))
     return total
 
 

@@ -151,17 +151,21 @@ def _stored(parts: Sequence[Part], begin: int, end: int) -> list[_Run]:
     return [_Run(end, 0, np.empty(0, np.uint16), p, q)]
 
 
-def count_words(values: Any, counts: NDArray[np.int64]) -> None:
-    """counts[x] += how often x stands in `values`; values outside the table are not counted."""
-    values, at = values.reshape(-1), place_of(values)
-    if values.dtype == np.uint16:
-        found = np.zeros(1 << 16, np.int64)
-        at.core.histogram(values, found)
-        counts += found[: len(counts)]
-        return
-    values = at.get(values)
-    inside = values[(values >= 0) & (values < len(counts))]
-    counts += np.bincount(inside, minlength=len(counts))
+def count_words(tables: Sequence[Any], size: int) -> NDArray[np.int64]:
+    """How often each x < size stands in the tables; what is outside is not counted."""
+    counts = np.zeros(size, np.int64)
+    words = [table.reshape(-1) for table in tables if table.dtype == np.uint16]
+    if words:
+        at = place_of(*words)
+        found = at.zeros((1 << 16,), np.int64)
+        for values in words:
+            at.core.histogram(at.put(values), found)
+        counts += at.get(found)[:size]
+    for table in tables:
+        if table.dtype != np.uint16:
+            values = place_of(table).get(table).reshape(-1)
+            counts += np.bincount(values[(values >= 0) & (values < size)], minlength=size)
+    return counts
 
 
 def _place(runs: Sequence[_Run]) -> Place:

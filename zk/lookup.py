@@ -31,10 +31,10 @@ from zkaudit.zk.stack import Stack, stack
 
 def count(layout: Layout, tables: Mapping[str, Any]) -> dict[str, Any]:
     """Multiplicity tables: how often each table row is looked up."""
-    counts = {table: np.zeros(1 << table_bits(table), np.int64) for table in layout.tables}
+    looked_up: dict[int, list[Any]] = {table: [] for table in layout.tables}
     for lookup in layout.lookups:
-        count_words(tables[lookup.blocks[0].name], counts[lookup.table])
-    return {f"count.{table}": values.reshape(1, -1) for table, values in counts.items()}
+        looked_up[lookup.table].append(tables[lookup.blocks[0].name])
+    return {f"count.{table}": count_words(values, 1 << table_bits(table)).reshape(1, -1) for table, values in looked_up.items()}
 
 
 def prove(layout: Layout, tables: Mapping[str, Any], channel: ProverChannel) -> list[Claim]:

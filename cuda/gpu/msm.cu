@@ -1,10 +1,9 @@
 // Sums of points with scalars of full width, and folding of points, on a GPU: what zk/gpu/points.py launches.
 //
-// A sum goes by buckets (msm.cuh): digits are made, sorted by window and magnitude, and a thread adds up a piece of what is sorted,
+// A sum goes by buckets: signed digits are made, sorted by window and magnitude, and a thread adds up a piece of what is sorted,
 // whatever buckets that lies in, so that one full bucket keeps nobody waiting. The weighing of buckets is cut into pieces of a window: a piece's own weighted sum, and its plain sum times where it begins.
 // Cost: 10 products a digit and about 28 a bucket.
 #include "kernel.cuh"
-#include "msm.cuh"
 #include "xyzz.cuh"
 
 namespace zkaudit {
@@ -12,22 +11,27 @@ namespace zkaudit {
 using Point = Affine<Base>;
 using Sum = Xyzz<Base>;
 
-/// keys[k n + i] = the bucket of scalar i's digit k, window by window, `none` for a zero; a negative digit's item is ~i.
+/// keys[k n + i] = the bucket of scalar i's digit k, window by window, past the last for a zero; a negative digit's item is ~i.
+/// Window k begins at bit 256 k / windows: all are about equally wide, or the few buckets of a narrow last one would be full.
 struct BucketKeys {
     const Scalar* scalars;
     uint32_t* keys;
     int32_t* items;
-    int64_t n, width, windows;
+    int64_t n, half, windows;  // half: buckets of a window, enough for the widest
 
     ZK_HD void operator()(int64_t i) const {
-        const int64_t half = int64_t{1} << (width - 1);
         const Scalar plain = scalars[i].from_montgomery();
-        int16_t digits[64];
-        signed_digits(plain.v, Scalar::limbs, false, static_cast<int>(width), static_cast<int>(windows), digits, 1);
+        int64_t carry = 0;
         for (int64_t k = 0; k < windows; ++k) {
-            const int64_t size = digits[k] < 0 ? -digits[k] : digits[k];
+            const int64_t begin = 256 * k / windows, width = 256 * (k + 1) / windows - begin, shift = begin % 64;
+            uint64_t bits = plain.v[begin / 64] >> shift;
+            if (shift + width > 64) bits |= plain.v[begin / 64 + 1] << (64 - shift);
+            int64_t digit = static_cast<int64_t>(bits & ((uint64_t{1} << width) - 1)) + carry;
+            carry = digit > int64_t{1} << (width - 1);
+            if (carry != 0) digit -= int64_t{1} << width;
+            const int64_t size = digit < 0 ? -digit : digit;
             keys[k * n + i] = static_cast<uint32_t>(size == 0 ? windows * half : k * half + size - 1);
-            items[k * n + i] = static_cast<int32_t>(digits[k] < 0 ? ~i : i);
+            items[k * n + i] = static_cast<int32_t>(digit < 0 ? ~i : i);
         }
     }
 };

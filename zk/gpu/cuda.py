@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from zkaudit.zk.errors import BadInput
+from zkaudit.zk.gpu.small import KINDS
+from zkaudit.zk.gpu.staging import LARGE, Staging
 
 HERE = Path(__file__).parent
 SOURCES = next(folder for folder in (HERE / "sources", HERE.parents[1] / "cuda") if folder.is_dir())  # installed, or a checkout
@@ -50,7 +53,11 @@ class Cuda:
         return self.xp.empty(shape, dtype)
 
     def put(self, array: Any) -> Any:
-        return array if isinstance(array, self.kind) else self.xp.asarray(array)
+        if isinstance(array, self.kind):
+            return array
+        if array.nbytes < LARGE or not array.flags.c_contiguous:
+            return self.xp.asarray(array)
+        return self._staging.put(array)
 
     def put_bytes(self, data: bytes) -> Any:
         return self.put(np.frombuffer(data, np.uint8))
@@ -68,19 +75,36 @@ class Cuda:
         self.xp.cuda.get_current_stream().synchronize()
 
     @cached_property
+    def _staging(self) -> Staging:
+        from cupyx import empty_pinned
+
+        return Staging(self.xp, empty_pinned)
+
+    @cached_property
     def _modules(self) -> list[Any]:
         options = (*OPTIONS, f"-I{SOURCES}", f"-I{SOURCES / 'gpu'}")
-        sources = [(SOURCES / "gpu" / f"{name}.cu").read_text() for name in FILES]
-        return [self.xp.RawModule(code=source, options=options, backend="nvrtc") for source in sources]
+        return [self.xp.RawModule(code=source, options=options, backend="nvrtc") for source in self._sources]
+
+    @cached_property
+    def _sources(self) -> list[str]:
+        return [(SOURCES / "gpu" / f"{name}.cu").read_text() for name in FILES]
 
     def _find(self, kernel: str) -> Any:
-        """A kernel's module is the one whose source names it."""
-        for module in self._modules:
-            try:
+        """A kernel's module is that of the source which names it."""
+        for module, source in zip(self._modules, self._sources, strict=True):
+            if kernel in kernels_of(source):
                 return module.get_function(kernel)
-            except self.xp.cuda.driver.CUDADriverError:
-                continue
         raise ValueError(f"no kernel is called {kernel}")
+
+
+def kernels_of(source: str) -> set[str]:
+    """The kernels that a source defines, by the macros of kernel.cuh and leaf_blocks.cuh."""
+    found = set(re.findall(r"ZK_KERNEL\((\w+),", source))
+    found |= {f"{name}_{kind}" for name in re.findall(r"ZK_SMALL_KERNELS\((\w+),", source) for kind in KINDS}
+    for what, level, rounds in re.findall(r"ZK_LEAF_(WRITE|ROUND)\((\d), (\d)\)", source):
+        names = ("prepare_leaves", "leaf_write") if what == "WRITE" else ("leaf_round",)
+        found |= {f"{name}_{level}_{rounds}" for name in names}
+    return found
 
 
 def _cupy() -> Any:

@@ -8,11 +8,11 @@ import numpy as np
 
 from zkaudit.zk import field
 from zkaudit.zk.backend import curve_core
-from zkaudit.zk.gpu.machine import Machine, run
+from zkaudit.zk.gpu.machine import WORKERS, Machine, run
 
-BITS = 255  # of a scalar
+BITS = 256  # that windows cover: one more than a scalar has, for the last carry
 POINT_WORDS, SUM_WORDS = 12, 24  # 64-bit words of an affine point, and of one in XYZZ coordinates
-SHARE = 8  # digits that one thread adds up
+SHARE, MOST = 8, 64  # digits that one thread adds up
 PIECE = 16  # buckets that one thread weighs
 JOINED = 16  # sums that one thread adds up
 FOLD_DIGIT = 16  # digits of a folding scalar are odd and below half of it
@@ -21,14 +21,15 @@ FOLD_DIGIT = 16  # digits of a folding scalar are odd and below half of it
 def msm(m: Machine, scalars: Any, points: Any, out: Any) -> None:
     """The sum of scalars[i] * points[i]; `out` is the host's."""
     n = len(points)
-    width = best_width(n)
-    windows, half = BITS // width + 1, 1 << (width - 1)
+    windows = best_windows(n)
+    half = 1 << (-(-BITS // windows) - 1)
     scalars, points = m.put(scalars), m.put(points)
     keys, items = m.empty((windows * n,), np.uint32), m.empty((windows * n,), np.int32)
-    run(m, "bucket_keys", n, scalars, keys, items, n, width, windows)
+    run(m, "bucket_keys", n, scalars, keys, items, n, half, windows)
     order = np.argsort(keys)
     starts = np.searchsorted(keys[order], m.put(np.arange(windows * half + 1, dtype=np.uint32)))
-    used, share = int(m.get(starts[-1:])[0]), SHARE
+    used = int(m.get(starts[-1:])[0])
+    share = max(SHARE, min(used // WORKERS, MOST))
     parts = -(-used // share)
     sums, buckets = m.empty((windows * half + parts, SUM_WORDS)), m.empty((windows * half, SUM_WORDS))
     run(m, "bucket_pieces", parts, points, items, keys, order, sums, used, share)
@@ -40,7 +41,7 @@ def msm(m: Machine, scalars: Any, points: Any, out: Any) -> None:
         weighed = _joined(m, weighed, min(JOINED, len(weighed) // windows))
     found = m.empty((windows, POINT_WORDS))
     run(m, "to_affine", windows, weighed, found)
-    curve_core.msm(field.from_ints([1 << (width * k) for k in range(windows)]), m.get(found), out)
+    curve_core.msm(field.from_ints([1 << (BITS * k // windows) for k in range(windows)]), m.get(found), out)
 
 
 def fold(m: Machine, low: Any, high: Any, x: Any, out: Any) -> None:
@@ -49,9 +50,9 @@ def fold(m: Machine, low: Any, high: Any, x: Any, out: Any) -> None:
     run(m, "fold_points", len(out), m.put(low), m.put(high), out, digits, len(digits))
 
 
-def best_width(n: int) -> int:
-    """The window width for which digits and buckets cost least, in products."""
-    return min(range(5, 16), key=lambda width: (BITS // width + 1) * (10 * n + 28 * (1 << (width - 1))))
+def best_windows(n: int) -> int:
+    """The number of windows for which digits and buckets cost least, in products."""
+    return min(range(17, 52), key=lambda windows: windows * (10 * n + 28 * (1 << (-(-BITS // windows) - 1))))
 
 
 def _joined(m: Machine, sums: Any, count: int) -> Any:

@@ -28,7 +28,7 @@ def msm_rows(m: Machine, matrices: Sequence[Any], points: Any, out: Any) -> None
     columns = max((matrix.shape[1] for matrix in matrices), default=0)
     shapes = _shapes(m, matrices)
     tasks, begins = shapes.tasks()
-    group = _best_group(columns, shapes, matrices)
+    group = _best_group(columns, np.diff(begins), matrices)
     bases = m.put(np.ascontiguousarray(points[:columns]))
     rows = m.put_bytes(b"".join(row_fields(m, matrix) for matrix in matrices))
     groups = -(-columns // group)
@@ -82,10 +82,9 @@ class _Shapes:
 
     def tasks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """row * 64 + bit of every kept plane, lowest first, rows in order; and where each row's begin."""
-        set_bits = (self.kept[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
-        row, bit = np.nonzero(set_bits)
-        begins = np.concatenate([[0], np.cumsum(set_bits.sum(axis=1, dtype=np.int64))])
-        return (row * 64 + bit).astype(np.int64), begins.astype(np.int64)
+        set_bits = np.unpackbits(self.kept.astype("<u8").view(np.uint8), bitorder="little")
+        begins = np.concatenate([[0], np.cumsum(set_bits.reshape(-1, 64).sum(axis=1, dtype=np.int64))])
+        return np.flatnonzero(set_bits).astype(np.int64, copy=False), begins.astype(np.int64)
 
 
 def _shapes(m: Machine, matrices: Sequence[Any]) -> _Shapes:
@@ -99,9 +98,8 @@ def _shapes(m: Machine, matrices: Sequence[Any]) -> _Shapes:
     return _Shapes.of(m.get(words))
 
 
-def _best_group(columns: int, shapes: _Shapes, matrices: Sequence[Any]) -> int:
-    """The group size for which making tables and adding up their entries cost least."""
-    kept = np.array([int(x).bit_count() for x in shapes.kept], np.int64)
+def _best_group(columns: int, kept: NDArray[np.int64], matrices: Sequence[Any]) -> int:
+    """The group size for which making tables and adding up their entries cost least; `kept`: planes of each row."""
     lengths = np.repeat([matrix.shape[1] for matrix in matrices], [len(matrix) for matrix in matrices])
     entries = int((kept * lengths).sum())
 
