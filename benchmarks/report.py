@@ -1,6 +1,7 @@
-"""Writes the tables of docs/performance.md from the results folder, between the marks `<!-- NAME -->` and `<!-- end NAME -->`.
+"""Writes the tables of docs/performance.md and docs/gpu.md from the results folder, between the marks `<!-- NAME -->` and
+`<!-- end NAME -->`.
 
-python benchmarks/report.py [--results FOLDER] [--page FILE]
+python benchmarks/report.py [--results FOLDER]
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ from pathlib import Path
 from measured import CURVES, Result, curve, later_update, load
 
 ROOT = Path(__file__).parent.parent
+PERFORMANCE, GPU = ROOT / "docs/performance.md", ROOT / "docs/gpu.md"
+LONGEST = 16  # kernels of a run that are listed
 
 
 def main() -> None:
     """Fill in every section whose results are there; the others say what to run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md")
     options = parser.parse_args()
-    page = options.page.read_text()
-    for name, section in sections(options.results).items():
-        page, found = re.subn(
-            rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", rf"\g<1>\n{section}\n\n\g<2>", page, flags=re.DOTALL
-        )
-        if not found:
-            raise SystemExit(f"{options.page} has no section {name}")
-    options.page.write_text(page)
+    for page, written in ((PERFORMANCE, sections(options.results)), (GPU, {"gpu": gpu_section(options.results)})):
+        text = page.read_text()
+        for name, section in written.items():
+            text, found = re.subn(
+                rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", rf"\g<1>\n{section}\n\n\g<2>", text, flags=re.DOTALL
+            )
+            if not found:
+                raise SystemExit(f"{page} has no section {name}")
+        page.write_text(text)
 
 
 def sections(results: Path) -> dict[str, str]:
@@ -94,6 +97,39 @@ def peers_table(result: Result) -> list[str]:
     text = [f"{'-'.join(map(str, result['widths']))}. {result['machine']}, threads: {result['threads']}.", ""]
     text += table(("", "ms a sample"), rows)
     return [*text, "", f"Ratio: {result['ratio']:.0f}."] if theirs else text
+
+
+def gpu_section(results: Path) -> str:
+    """The device's ceilings, each kernel's share, the whole run by phase and by kernel."""
+    result = load(results, "gpu")
+    if not result:
+        return "Not measured yet."
+    run = result["run"]
+    shares = (
+        (k["kernel"], f"{1e3 * k['seconds']:.3f}", f"{100 * k['share_of_ceiling']:.0f}%", k["bound"]) for k in result["kernels"]
+    )
+    phases = {"start": run["start_seconds"], **run["phases"]}
+    per_step = ((name, milliseconds(seconds / run["steps"])) for name, seconds in phases.items())
+    longest = list(run["kernels"].items())[:LONGEST]
+    launches = ((name, f"{k['launches']:,}", f"{1e3 * k['seconds']:.1f}") for name, k in longest)
+    whole = run["start_seconds"] + run["prove_seconds"]
+    lines = [
+        f"{result['device']}; host: {result['host']}. Copy: {result['bytes_per_second'] / 1e12:.2f} TB/s; multiply-adds: "
+        f"{result['multiply_adds_per_second'] / 1e12:.2f} T/s in chains of carries, "
+        f"{result['plain_multiply_adds_per_second'] / 1e12:.2f} T/s without.",
+        "",
+        *table(("kernel", "ms", "share of ceiling", "bound by"), shares),
+        "",
+        f"{'-'.join(map(str, run['widths']))}, {run['parameters']:,} parameters, batch {run['batch']}, {run['steps']} steps in "
+        f"{run['segments']} segment: {whole:.2f} s, of which the GPU computes {run['gpu_seconds']:.2f} s; "
+        f"{milliseconds(run['prove_seconds'] / run['steps'])} ms an update, {milliseconds(whole / run['steps'])} ms with the "
+        f"commitments made before training (start). With kernels still to be compiled: {run['first_prove_seconds']:.1f} s.",
+        "",
+        *table(("phase", "ms an update"), per_step),
+        "",
+        *table(("kernel of that run", "launches", "ms"), launches),
+    ]
+    return "\n".join(lines)
 
 
 def curve_table(name: str, points: list[Result]) -> list[str]:
