@@ -154,10 +154,12 @@ struct LeafRound {
     template <class L>
     ZK_HD static void add(const LeafFold<L, 0, rounds>& fold, const uint16_t* values, int64_t begin, int64_t end, const Scalar* weights,
                           Scalar& constant, Scalar& leading) {
+        constexpr int log = 2 + rounds;
         ProductSum<L> at_zero = ProductSum<L>::zero(), at_infinity = ProductSum<L>::zero();
         for (int64_t i = begin, k = 1; i < end; i += lane_width<L>, ++k) {
-            Gate<L> first, second;
-            leaf_pair(fold, values, i, first, second);
+            // As leaf_pair, which g++ makes a quarter slower here.
+            const Window<L, uint16_t, log> window(values + (i << log));
+            const Gate<L> first = fold.gate(window, 0), second = fold.gate(window, 1 << (log - 1));
             const L weight = load<L>(weights + (i - begin));
             at_zero.add(loose_product(first.q0, first.q1), weight);
             at_infinity.add(loose_product(loose_difference(second.q0, first.q0), loose_difference(second.q1, first.q1)), weight);
