@@ -14,12 +14,14 @@ from test_gathered import tables as small_tables
 from test_leaves import mixed_parts, only
 from zkaudit_process import Proved
 
-from zkaudit.zk import backend, curve, field, gpu, kernels, lookup, mle, prover
+from zkaudit.zk import backend, curve, field, gpu, kernels, lookup, mle, proof_file, prover, segments
 from zkaudit.zk.backend import HOST, Place, contiguous
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.gathered import LowFolded, WeightedBlocks, WeightedProduct, linear_sums, product_sum
+from zkaudit.zk.layout import Layout
 from zkaudit.zk.leaves import KEPT, WRITTEN, Leaves, count_words
+from zkaudit.zk.verifier import verify_files
 
 rng = np.random.default_rng(17)
 KINDS = [np.dtype(kind) for kind in ("uint8", "uint16", "int32", "uint32", "int64")]
@@ -78,9 +80,9 @@ def test_small_integers(place: Place, kind: np.dtype[Any], rows: int, columns: i
     matrix = extremes(kind, max(rows, 3), columns)[:rows]
     on, high, low = place.put(matrix), vector(rows), vector(columns)
     assert same(field.combine(high, matrix), field.combine(high, on), place)
-    for segments in (1, columns):
-        length = columns // segments
-        assert same(field.segment_dot(low, matrix, segments, length), field.segment_dot(low, on, segments, length), place)
+    for pieces in (1, columns):
+        length = columns // pieces
+        assert same(field.segment_dot(low, matrix, pieces, length), field.segment_dot(low, on, pieces, length), place)
     assert field.evaluate_small(matrix, high, low) == field.evaluate_small(on, high, low)
     assert field.dot_small(low, matrix[0]) == field.dot_small(low, contiguous(on[0]))
 
@@ -250,6 +252,18 @@ def test_fewer_tables_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.array_equal(expected, curve.msm_rows([place.put(matrix)], generators))
     sizes = [np.prod(shape) * 8 for shape, *_ in asked]
     assert max(sizes) > 1 << 18  # was refused
+
+
+def test_segments_are_as_long_as_the_memory_there_allows(
+    chain: Proved, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = gpu.place("twin")
+    [one] = prover.prove_run(chain.run, tmp_path / "one", device="twin")
+    layout = Layout(proof_file.read(one).statement)
+    monkeypatch.setattr(place.machine, "memory", (1 << 30) + segments.table_bytes(layout) - 1)  # type: ignore[attr-defined]
+    files = prover.prove_run(chain.run, tmp_path / "several", device="twin")
+    assert len(files) > 1
+    assert verify_files(files).valid
 
 
 def test_a_segment_that_does_not_fit_is_one_sentence(smallest: Proved, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ faster than a GPU begins to.
 """
 
 import os
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from math import prod
@@ -88,6 +89,10 @@ class Place(Protocol):
         """Load what the calls need; what computes here, by name."""
         ...
 
+    def memory_bytes(self) -> int:
+        """The memory that proving may fill here."""
+        ...
+
     def empty(self, *shape: int) -> Any:
         """An array of elements with any contents."""
         ...
@@ -133,6 +138,9 @@ class _Host:
 
     def ready(self) -> str:
         return self.name
+
+    def memory_bytes(self) -> int:
+        return sys.maxsize  # what the host has is counted where segments are planned
 
     def empty(self, *shape: int) -> Any:
         return empty(*shape)

@@ -36,12 +36,13 @@ def first_statement(run: Path, trace: Trace, blinder: Blinder, place: Place = HO
     The openings are kept in RUN/openings. Commitments are made at `place`.
     """
     statement = _of_trace(trace)
-    layout = Layout(replace(statement, rates=statement.rates[: _fitting_steps(statement)]))
+    fitting = _fitting_steps(statement, place)
+    layout = Layout(replace(statement, rates=statement.rates[:fitting]))
     # Once data are committed to, the row length is that of their commitment: memory, which bounds segments, may have changed.
     columns = load(data_path(run)).columns if data_path(run).exists() else choose_columns(layout.blocks)
     statement = replace(statement, columns=columns, start_bound=first_start_bound(statement))
     layout = Layout(statement)
-    check(replace(statement, rates=statement.rates[: _fitting_steps(statement)]))
+    check(replace(statement, rates=statement.rates[:fitting]))
     (run / "openings").mkdir(mode=0o700, exist_ok=True)
     values, weights = trace.data(), trace.state_before(0)[1]
 
@@ -67,7 +68,7 @@ def plan(run: Path, trace: Trace, segment_steps: int | None, blinder: Blinder, p
         raise BadInput("a segment needs at least one step")
     statement = first_statement(run, trace, blinder, place)
     rates = statement.rates
-    length = min(segment_steps or _fitting_steps(statement), trace.steps)
+    length = min(segment_steps or _fitting_steps(statement, place), trace.steps)
     statements = []
     for first in range(0, trace.steps, length):
         statement = replace(statement, rates=rates[first : first + length])
@@ -85,7 +86,7 @@ def plan(run: Path, trace: Trace, segment_steps: int | None, blinder: Blinder, p
 def proving_bytes(trace: Trace, segment_steps: int | None) -> int:
     """About the memory that proving the largest segment takes, at most half of this machine's; segments as in `plan`."""
     statement = _of_trace(trace)
-    steps = min(segment_steps or _fitting_steps(statement), trace.steps)
+    steps = min(segment_steps or _fitting_steps(statement, HOST), trace.steps)
     layout = Layout(replace(statement, rates=statement.rates[:steps]))
     return min(table_bytes(layout), memory_bytes() // 2)
 
@@ -155,9 +156,9 @@ def _of_trace(trace: Trace) -> Statement:
     )  # fmt: skip
 
 
-def _fitting_steps(statement: Statement) -> int:
-    """The longest segment that can be proved in half of this machine's memory, at least one step."""
-    steps, most = statement.steps, memory_bytes() // 2
+def _fitting_steps(statement: Statement, place: Place) -> int:
+    """The longest segment that can be proved in half of this machine's memory, and in the place's, at least one step."""
+    steps, most = statement.steps, min(memory_bytes() // 2, place.memory_bytes())
     while steps > 1:
         layout = Layout(replace(statement, rates=statement.rates[:steps]))
         if table_bytes(layout) <= most and padded(steps * statement.batch) <= 1 << 22:

@@ -10,6 +10,7 @@ from zkaudit.zk.errors import BadInput
 from zkaudit.zk.gpu import leaves, points, rounds, rows, small, vector
 from zkaudit.zk.gpu.machine import Machine
 
+RESERVED = 1 << 30  # bytes of a machine for tables of points and what others have there
 NAMES = ("cpu", "cuda", "auto", "twin")
 CALLS = {
     vector: ("add", "sub", "mul", "neg", "inverse", "total", "dot", "outer_sum", "exclusive_cumsum", "fold", "blocked_dot"),
@@ -70,6 +71,9 @@ class DevicePlace:
 
     def ready(self) -> str:
         return self.machine.ready()
+
+    def memory_bytes(self) -> int:
+        return max(0, self.machine.memory_bytes() - RESERVED)
 
     def empty(self, *shape: int) -> Any:
         return self.machine.empty(shape)

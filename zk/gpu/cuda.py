@@ -38,6 +38,9 @@ class Cuda:
         device = self.xp.cuda.Device()
         return str(self.xp.cuda.runtime.getDeviceProperties(device.id)["name"].decode())
 
+    def memory_bytes(self) -> int:
+        return int(self.xp.cuda.runtime.memGetInfo()[1])
+
     def is_scarce(self) -> bool:
         free, total = self.xp.cuda.runtime.memGetInfo()
         pool = self.xp.get_default_memory_pool()

@@ -28,6 +28,10 @@ class Machine(Protocol):
         """Load every kernel; the machine's name for people."""
         ...
 
+    def memory_bytes(self) -> int:
+        """All of its memory."""
+        ...
+
     def is_scarce(self) -> bool:
         """Whether more than half of the memory is in use. An allocation that does not fit is a MemoryError."""
         ...

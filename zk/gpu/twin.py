@@ -35,6 +35,7 @@ class Twin:
     name = "twin"
     kind: type[Any] = TwinArray
     scarce = False
+    memory = 1 << 40
     largest: int | None = None  # bytes of an allocation
     xp: Any = SimpleNamespace(
         zeros=lambda *given: np.zeros(*given).view(TwinArray),
@@ -44,6 +45,9 @@ class Twin:
 
     def ready(self) -> str:
         return "twin of a GPU"
+
+    def memory_bytes(self) -> int:
+        return self.memory
 
     def is_scarce(self) -> bool:
         return self.scarce
