@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Cuda:
 
     @cached_property
     def _sources(self) -> list[str]:
-        return [(SOURCES / "gpu" / f"{name}.cu").read_text() for name in FILES]
+        return [source_of(name) for name in FILES]
 
     def _find(self, kernel: str) -> Any:
         """A kernel's module is that of the source which names it."""
@@ -98,6 +99,12 @@ class Cuda:
             if kernel in kernels_of(source):
                 return module.get_function(kernel)
         raise ValueError(f"no kernel is called {kernel}")
+
+
+def source_of(name: str) -> str:
+    """A source, and a digest of all headers: CuPy's cache goes by the text, and would keep what an older header gave."""
+    headers = b"".join(path.read_bytes() for path in sorted(SOURCES.rglob("*.cuh")))
+    return f"// headers {sha256(headers).hexdigest()}\n" + (SOURCES / "gpu" / f"{name}.cu").read_text()
 
 
 def kernels_of(source: str) -> set[str]:
