@@ -174,5 +174,5 @@ def _place(runs: Sequence[_Run]) -> Place:
 
 def _arguments(runs: Sequence[_Run], at: Place) -> tuple[list[int], list[NDArray[np.uint16]], Array, list[Array], list[Array]]:
     gammas = field.from_ints([run.gamma for run in runs])
-    p, q = [at.put(run.p) for run in runs], [at.put(run.q) for run in runs]
-    return [run.end for run in runs], [run.values for run in runs], gammas, p, q
+    fractions = [(at.put(run.p), at.put(run.q)) if run.stored else (run.p, run.q) for run in runs]
+    return [run.end for run in runs], [run.values for run in runs], gammas, [p for p, _ in fractions], [q for _, q in fractions]
