@@ -87,6 +87,18 @@ def test_small_integers(place: Place, kind: np.dtype[Any], rows: int, columns: i
     assert field.dot_small(low, matrix[0]) == field.dot_small(low, contiguous(on[0]))
 
 
+def test_combinations_of_several_matrices(place: Place) -> None:
+    matrices = [extremes(kind, rows, 40) for kind, rows in zip(KINDS, (3, 40, 700, 5, 33), strict=True)]
+    parts = [(vector(len(matrix)), matrix) for matrix in matrices]
+    expected = field.zeros(40)
+    for weights, matrix in parts:
+        expected = field.add(expected, field.combine(weights, matrix))
+    placed = [(weights, place.put(matrix)) for weights, matrix in parts]
+    assert np.array_equal(expected, field.combine_all(parts, 40))
+    assert same(expected, field.combine_all(placed, 40), place)
+    assert np.array_equal(field.zeros(40), field.combine_all([], 40))
+
+
 @pytest.mark.parametrize("terms", [0, 1, 4, 5, 9])
 def test_affine_forms_of_all_kinds(place: Place, terms: int) -> None:
     forms = [(number() if k % 2 else -3, extremes(KINDS[k % 5], 50)) for k in range(terms)]

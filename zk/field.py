@@ -185,18 +185,18 @@ def combine(weights: Array, matrix: Small) -> Array:
     return home(out)  # type: ignore[no-any-return]
 
 
-def combine_all(parts: Sequence[tuple[Array, Small]]) -> Array:
-    """The sum of combine(weights, matrix) over the parts, whose matrices have one number of columns: one sum on a GPU."""
+def combine_all(parts: Sequence[tuple[Array, Small]], columns: int) -> Array:
+    """The sum of combine(weights, matrix) over the parts, whose matrices have `columns` columns: one sum on a GPU."""
     for k, (weights, matrix) in enumerate(parts):
         check(f"parts[{k}] weights", weights, (None, 4))
-        check_small(f"parts[{k}] matrix", matrix, (len(weights), parts[0][1].shape[1]))
+        check_small(f"parts[{k}] matrix", matrix, (len(weights), columns))
     at = place_of(*(matrix for _, matrix in parts))
     if at is HOST:
-        total = combine(*parts[0])
-        for weights, matrix in parts[1:]:
+        total = zeros(columns)
+        for weights, matrix in parts:
             total = add(total, combine(weights, matrix))
         return total
-    out = at.empty(parts[0][1].shape[1], 4)
+    out = at.empty(columns, 4)
     at.core.combine_all(parts, out)
     return home(out)  # type: ignore[no-any-return]
 

@@ -83,7 +83,8 @@ class LinearSum:
         vectors = []
         for part in self._parts:
             named = part.coefficients.items()
-            total = field.combine_all([(field.mul(part.weight.high, c), contiguous(tables[name])) for name, c in named])
+            parts = [(field.mul(part.weight.high, c), contiguous(tables[name])) for name, c in named]
+            total = field.combine_all(parts, self._lows)
             vectors += [part.weight.low, total]
         return _pairs(vectors)
 

@@ -69,7 +69,7 @@ def combine_rows(blocks: Sequence[Block], tables: Mapping[str, Any], weights: Ar
         by_length.setdefault(matrix.shape[1], []).append((weights[first : first + len(matrix)], matrix))
         first += len(matrix)
     for length, parts in by_length.items():
-        part = field.combine_all(parts)
+        part = field.combine_all(parts, length)
         total[:length] = field.add(total[:length], place_of(part).get(part))
     return total
 
