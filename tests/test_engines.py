@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from engine_faults import Fatal
@@ -177,6 +178,18 @@ def test_missing_ray_is_one_sentence(run: Path) -> None:
     program = "from zkaudit.cli import main; sys.exit(main(sys.argv[1:]))"
     done = without_heavy_packages(program, "prove", str(run), "--out", str(run.parent / "out"), "--engine", "ray")
     assert_refused(done, "pip install 'zkaudit[ray]'")
+
+
+@pytest.mark.parametrize(("device", "offered", "asked"), [("cpu", {"CPU": 2}, 0), ("cuda", {"CPU": 2, "GPU": 1}, 1)])
+def test_ray_tasks_ask_for_the_gpu_that_they_need(device: str, offered: dict[str, int], asked: int) -> None:
+    cluster = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": offered}])
+    assert RayTasks()._gpus(cluster, [SimpleNamespace(device=device)]) == asked
+
+
+def test_a_cluster_without_a_gpu_is_one_sentence() -> None:
+    cluster = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2}}])
+    with pytest.raises(BadInput, match="no machine of the Ray cluster offers a GPU"):
+        RayTasks()._gpus(cluster, [SimpleNamespace(device="cuda")])
 
 
 def test_ray_address_without_ray_is_one_sentence(run: Path) -> None:

@@ -71,7 +71,7 @@ Small = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.int32] |
 """Integers that are multiplied as they are, C-contiguous."""
 
 _LARGE = 1 << 18  # limbs, 2 MiB
-_SHORT = int(os.environ.get("ZKAUDIT_SHORT", 1 << 16))  # limbs: 2^14 elements take the host as long as a GPU takes to begin
+_SHORT = 1 << 16  # limbs: 2^14 elements take the host as long as a GPU takes to begin
 
 Shape = tuple[int | None, ...]
 

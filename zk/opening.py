@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -96,7 +95,7 @@ def digest(values: Sequence[Any]) -> str:
         pieces.append(f"{content.shape}".encode())
         flat = content.reshape(-1)
         pieces += [flat[first : first + HASHED].data for first in range(0, len(flat), HASHED)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(field.threads()) as pool:
         digests = pool.map(lambda piece: hashlib.sha256(piece).digest(), pieces)
         return hashlib.sha256(b"".join(digests)).hexdigest()
 

@@ -66,7 +66,8 @@ class RayTasks:
 
     def _prove(self, ray: Any, jobs: Sequence[Job], report: Report) -> Generator[Proof, None, None]:
         workers, share = self._shares(ray)
-        task = ray.remote(_prove_task).options(num_cpus=share, max_retries=0)
+        gpus = self._gpus(ray, jobs)
+        task = ray.remote(_prove_task).options(num_cpus=share, num_gpus=gpus, max_retries=0)
         waiting, attempts = deque((job, False) for job in jobs), Attempts()
         pending: dict[Any, tuple[Job, bool]] = {}  # a task's result -> its job, and whether the run was sent along
         while waiting or pending:
@@ -100,6 +101,14 @@ class RayTasks:
             raise BadInput("no machine of the Ray cluster offers a CPU")
         workers = self.workers or len(cpus)
         return workers, max(1, min((self.threads or sum(cpus)) // workers, max(cpus)))
+
+    def _gpus(self, ray: Any, jobs: Sequence[Job]) -> int:
+        """GPUs for each task: Ray hides them from tasks that ask for none."""
+        if all(job.device != "cuda" for job in jobs):
+            return 0
+        if not any(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]):
+            raise BadInput("--device cuda: no machine of the Ray cluster offers a GPU")
+        return 1
 
 
 def _prove_task(job: Job, threads: int, sent: Supplies | None) -> Proof | Exception | None:

@@ -3,11 +3,12 @@ piece is copied. The driver's own copy takes one thread, which also waits for th
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+
+from zkaudit.zk.backend import core
 
 LARGE = 1 << 22  # bytes from which it pays
 PIECE = 1 << 25  # bytes that are copied at a time
@@ -21,7 +22,8 @@ class Staging:
         self._xp = xp
         self._buffers = [pinned((PIECE,), np.uint8) for _ in range(2)]
         self._sent: list[Any] = [None, None]
-        self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._threads = core.threads()
+        self._pool = ThreadPoolExecutor(self._threads)
 
     def put(self, array: Any) -> Any:
         """A copy of a contiguous host array on the GPU."""
@@ -39,6 +41,6 @@ class Staging:
         return out
 
     def _copy(self, to: Any, source: Any) -> None:
-        share = max(SHARE, -(-len(source) // (os.cpu_count() or 1)))
+        share = max(SHARE, -(-len(source) // self._threads))
         parts = [slice(begin, begin + share) for begin in range(0, len(source), share)]
         list(self._pool.map(lambda part: np.copyto(to[part], source[part]), parts))
