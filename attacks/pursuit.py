@@ -16,7 +16,7 @@ from torch import Tensor
 from zkaudit.attacks.attack import Progress, Ranking, Recovery, silent
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.evidence import BLOCK, Evidence, blocks, gather
-from zkaudit.attacks.spans import fisher, gap_rank
+from zkaudit.attacks.spans import gap_rank
 from zkaudit.attacks.sparse import EXPLAINED, SAMPLE, Part, Picks, PursuitOptions, compressed, log_p_values, pursue
 from zkaudit.attacks.threat import Capability, Observation
 
@@ -69,7 +69,7 @@ class _Pool:
     positions: Tensor  # (N,), -1 where positions do not matter
     sample: Tensor
     total: int  # candidates there are
-    first: Tensor  # (V,) -log p of each token at first sight, at its best position, on the host
+    first: Tensor  # (V,) how well each token looks at first sight, at its best position: the sum of -log p; on the host
 
 
 def _pool(
@@ -89,7 +89,8 @@ def _pool(
         score = torch.stack([each for each, _ in looks]).mean(0)
         log_p = [log_p_values(each, rank, each, a.shape[1]) for (each, rank), a in zip(looks, atoms, strict=True)]
         own = ids.cpu()
-        best[own] = torch.maximum(best[own], -fisher(log_p).float())
+        # The sum, not the p-value that follows from it: that is 1 for all once tokens outnumber the dimensions.
+        best[own] = torch.maximum(best[own], -torch.stack(log_p).sum(0).float())
         top = score.topk(min(len(score), max(2 * options.pool // parts, 256))).indices
         place = position if pieces[0].positional else -1
         kept.append((score[top], ids[top], torch.full_like(top, place), [a[top] for a in atoms]))

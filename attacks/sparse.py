@@ -28,6 +28,7 @@ from zkaudit.attacks.attack import Progress, silent
 from zkaudit.attacks.spans import fisher
 
 SAMPLE = 1024  # candidates that stand for all others when the null is fitted
+WHOLE = 1e-4  # of an atom left outside the rows, on average: no more than rounding leaves
 EXPLAINED = 1e-5  # of the rows' norm left: as good as nothing in float32
 FEW = 0.75  # as many picks as there are dimensions explain anything; up to this share of them they must be right
 CLOSE = 64  # candidates by mean score of which the p-values are compared
@@ -201,7 +202,9 @@ def log_p_values(score: Tensor, rank: float, null: Tensor, dimension: int) -> Te
     null = null[null >= 0]
     if rank < 1e-6 or dimension < 2 or len(null) == 0:
         return torch.zeros(len(score), dtype=torch.float64)
-    mean = float(np.clip(float(null.double().mean()), 1e-9, 1 - 1e-9))
+    mean = float(np.clip(float(null.double().mean()), 1e-9, 1.0))
+    if mean > 1 - WHOLE:  # the rows fill what candidates span: every candidate lies in it
+        return torch.zeros(len(score), dtype=torch.float64)
     alpha = rank / 2
     beta = max(alpha * (1 - mean) / mean, 1e-3)
     values = score.double().clamp(0, 1).cpu().numpy()

@@ -21,7 +21,7 @@ from zkaudit.attacks.peft_setup import apply
 from zkaudit.attacks.pursuit import Pursuit
 from zkaudit.attacks.sites import Dependence
 from zkaudit.attacks.span_test import SpanTest
-from zkaudit.attacks.sparse import PursuitOptions, pursue
+from zkaudit.attacks.sparse import PursuitOptions, compressed, log_p_values, pursue
 
 K = 24  # of LoRA, rank 8, on q, k and v
 WIDTH = 128
@@ -181,6 +181,19 @@ def test_a_pursuit_ends_where_no_candidate_may_be_taken_any_more(candidates: int
     parts = [(drawn(candidates, 64), drawn(3, 64, seed=1))]
     picks = pursue(parts, places, 20, at_place, torch.arange(candidates), candidates, PursuitOptions())
     assert len(picks.order) == len(set(picks.order)) == min(candidates, at_place)
+
+
+def test_rows_that_fill_what_candidates_span_tell_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.randn(400, 64, generator=generator)
+    atoms = torch.nn.functional.normalize(atoms - atoms.mean(1, keepdim=True), dim=1)  # as behind a LayerNorm: 63 dimensions
+    rows = torch.randn(200, 100, generator=generator) @ atoms[:100]
+    places = torch.full((400,), -1)
+    picks = pursue([(atoms, compressed(rows))], places, 100, -1, torch.arange(400), 400, PursuitOptions())
+    assert picks.false_hits[0] >= 1
+    assert picks.claimed == 0 or picks.false_hits[picks.claimed - 1] < 0.05
+    score = torch.full((5,), 1 - 1e-7)
+    assert (log_p_values(score, 63.0, torch.full((50,), 1 - 1e-7), 64) == 0).all()
 
 
 def test_pieces_of_noise_taken_together_bring_no_claims() -> None:
