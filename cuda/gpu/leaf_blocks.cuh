@@ -1,5 +1,5 @@
-// The lowest levels of a lookup's fraction tree on a GPU: what zk/gpu/leaves.py launches, a file for each level. One launch passes over all runs of
-// leaves: a thread takes a block of items, which may lie in several runs.
+// The lowest levels of a lookup's fraction tree on a GPU: what zk/gpu/leaves.py launches, a file for each level. One launch
+// passes over all runs of leaves: a thread takes a block of items, which may lie in several runs.
 #pragma once
 
 #include "kernel.cuh"
@@ -13,6 +13,14 @@ struct Run {
     const uint16_t* values;
     const Scalar *p, *q;
     Scalar gamma;
+
+    /// Fractions [begin, end) of those in memory, the run's own being numbered from `first`.
+    ZK_HD void copy(int64_t first, int64_t begin, int64_t end, Scalar* p_out, Scalar* q_out) const {
+        for (int64_t x = begin; x < end; ++x) {
+            store(load<Scalar>(p + (x - first)), p_out + x);
+            store(load<Scalar>(q + (x - first)), q_out + x);
+        }
+    }
 };
 
 struct RunList {
@@ -118,10 +126,7 @@ struct LeafWriteBlock {
                 LeafWrite<level, rounds>{run.values, run.gamma, nullptr, p + 2 * first, q + 2 * first}.write(folds[r], begin - first, end - first);
                 return;
             }
-            for (int64_t x = 2 * begin; x < 2 * end; ++x) {
-                store(load<Scalar>(run.p + (x - 2 * first)), p + x);
-                store(load<Scalar>(run.q + (x - 2 * first)), q + x);
-            }
+            run.copy(2 * first, 2 * begin, 2 * end, p, q);
         });
     }
 };
@@ -141,10 +146,7 @@ struct LeafLayerBlock {
                 LeafLayer<level>{run.values, run.gamma, p + first, q + first}.write(folds[r], begin - first, end - first);
                 return;
             }
-            for (int64_t x = begin; x < end; ++x) {
-                store(load<Scalar>(run.p + (x - first)), p + x);
-                store(load<Scalar>(run.q + (x - first)), q + x);
-            }
+            run.copy(first, begin, end, p, q);
         });
     }
 };

@@ -53,16 +53,16 @@ struct SegmentSlice {
     }
 };
 
-/// out[h segments + t] = the sum of its slices, less corrections[t] if there are any.
+/// out[i] = the sum of its slices, less corrections[t] if there are any; i = (h segments + t) group + g.
 struct JoinSegments {
     const Scalar *partial, *corrections;
     Scalar* out;
-    int64_t segments, slices;
+    int64_t group, segments, slices;
 
     ZK_HD void operator()(int64_t i) const {
         Scalar sum = Scalar::zero();
         for (int64_t s = 0; s < slices; ++s) sum += load<Scalar>(partial + i * slices + s);
-        store(corrections == nullptr ? sum : sum - load<Scalar>(corrections + i % segments), out + i);
+        store(corrections == nullptr ? sum : sum - load<Scalar>(corrections + i / group % segments), out + i);
     }
 };
 
@@ -190,19 +190,6 @@ struct TernarySlice {
     }
 };
 
-/// out[i] = the sum of its slices, less corrections[i / groups mod count].
-struct JoinTernary {
-    const Scalar *partial, *corrections;
-    Scalar* out;
-    int64_t groups, count, slices;
-
-    ZK_HD void operator()(int64_t i) const {
-        Scalar sum = Scalar::zero();
-        for (int64_t s = 0; s < slices; ++s) sum += load<Scalar>(partial + i * slices + s);
-        store(sum - load<Scalar>(corrections + i / groups % count), out + i);
-    }
-};
-
 template <class T>
 using DotSmallReduce = Reduce<1, DotSmall<T>>;
 template <class In>
@@ -222,6 +209,5 @@ ZK_KERNEL(join_segments, zkaudit::JoinSegments)
 ZK_KERNEL(affine, zkaudit::AffineEntry)
 ZK_KERNEL(histogram, zkaudit::Histogram)
 ZK_KERNEL(ternary, zkaudit::TernarySlice<uint8_t, uint16_t>)
-ZK_KERNEL(join_ternary, zkaudit::JoinTernary)
 ZK_KERNEL(fold_small_uint8, zkaudit::Ranges<zkaudit::FoldSmall<uint8_t>>)
 ZK_KERNEL(fold_small_uint16, zkaudit::Ranges<zkaudit::FoldSmall<uint16_t>>)

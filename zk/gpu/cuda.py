@@ -74,10 +74,6 @@ class Cuda:
             raise ValueError("a kernel was given an array that is not contiguous")
         return int(array.data.ptr)
 
-    def synchronise(self) -> None:
-        """Wait for what was launched."""
-        self.xp.cuda.get_current_stream().synchronize()
-
     @cached_property
     def _staging(self) -> Staging:
         from cupyx import empty_pinned

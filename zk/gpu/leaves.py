@@ -11,7 +11,7 @@ from zkaudit.zk.backend import Array
 from zkaudit.zk.backend import core as host
 from zkaudit.zk.field import MODULUS
 from zkaudit.zk.gpu.machine import Machine, added_up, run
-from zkaudit.zk.gpu.rounds import weighed
+from zkaudit.zk.gpu.rounds import add_neutral, weighed
 from zkaudit.zk.mle import eq_below
 
 BLOCK = 64  # items a thread, of a round or of what is written
@@ -44,7 +44,7 @@ def leaf_round(
     sums = added_up(m, partial)
     if unit:
         sums = field.mul(sums, batch)
-    constant = batch * (1 - eq_below(low, high, pairs))
+    shifts = 0
     for begin, end, integers, numerators, denominators in zip([0, *ends[:-1]], ends, values, p, q, strict=True):
         first, last = begin >> log, end >> log
         if len(integers) == 0:
@@ -52,9 +52,10 @@ def leaf_round(
                 sums, weighed(m, "fraction_round", last - first, low, high, numerators, denominators, lam, first=first)
             )
         elif unit:
-            constant -= inverse * (eq_below(low, high, last) - eq_below(low, high, first))
+            shifts += inverse * (eq_below(low, high, last) - eq_below(low, high, first))
     out[:] = sums
-    out[:1] = field.add(out[:1], constant)
+    out[:1] = field.sub(out[:1], shifts)
+    add_neutral(out, lam, low, high, pairs)
 
 
 def leaf_write(

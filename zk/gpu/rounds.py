@@ -39,7 +39,7 @@ def fraction_layer(m: Machine, p: Any, q: Any, p_out: Any, q_out: Any) -> None:
 def fraction_round(m: Machine, p: Any, q: Any, lam: Any, low: Any, high: Any, out: Any) -> None:
     pairs = count(p) // 4
     out[:] = weighed(m, "fraction_round", pairs, low, high, p, q, lam)
-    _add_neutral(out, lam, low, high, pairs)
+    add_neutral(out, lam, low, high, pairs)
 
 
 def fraction_fold(m: Machine, old: Any, r: Any, neutral: Any, out: Any) -> None:
@@ -51,7 +51,7 @@ def fraction_fold_round(
 ) -> None:
     pairs = count(p) // 8
     out[:] = weighed(m, "fraction_fold_round", pairs, low, high, p, q, r, p_out, q_out, lam)
-    _add_neutral(out, lam, low, high, pairs)
+    add_neutral(out, lam, low, high, pairs)
 
 
 def weighed(m: Machine, kernel: str, pairs: int, low: Any, high: Any, *fields: Any, first: int = 0) -> Any:
@@ -63,7 +63,7 @@ def weighed(m: Machine, kernel: str, pairs: int, low: Any, high: Any, *fields: A
     return added_up(m, partial)
 
 
-def _add_neutral(out: Any, lam: Any, low: Any, high: Any, pairs: int) -> None:
+def add_neutral(out: Any, lam: Any, low: Any, high: Any, pairs: int) -> None:
     """Pairs of neutral gates have the value lambda at 0 each."""
     rest = field.to_ints(lam)[0] * (1 - eq_below(low, high, pairs))
     out[:1] = field.add(out[:1], rest)

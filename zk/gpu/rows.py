@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zkaudit.zk.gpu.machine import Machine, run
-from zkaudit.zk.gpu.small import row_fields
+from zkaudit.zk.gpu.small import KINDS
 
 Words = NDArray[np.uint64]
 
@@ -30,7 +30,7 @@ def msm_rows(m: Machine, matrices: Sequence[Any], points: Any, out: Any) -> None
     tasks, begins = shapes.tasks()
     group = _best_group(columns, np.diff(begins), matrices)
     bases = m.put(np.ascontiguousarray(points[:columns]))
-    rows = m.put_bytes(b"".join(row_fields(m, matrix) for matrix in matrices))
+    rows = m.put_bytes(b"".join(_plane_rows(m, matrix) for matrix in matrices))
     groups = -(-columns // group)
     tables, at_once = _room(m, group, groups)
     slices = max(1, min(-(-THREADS // max(len(tasks), 1)), at_once))
@@ -96,6 +96,16 @@ def _shapes(m: Machine, matrices: Sequence[Any]) -> _Shapes:
         run(m, "join_bits", len(matrix), parts, words[first : first + len(matrix)], PARTS)
         first += len(matrix)
     return _Shapes.of(m.get(words))
+
+
+def _plane_rows(m: Machine, matrix: Any) -> bytes:
+    """The struct PlaneRow of each row of a matrix (cuda/gpu/rows.cu)."""
+    stride, kind, columns = matrix.shape[1] * matrix.dtype.itemsize, KINDS.index(matrix.dtype), matrix.shape[1]
+    first = m.pointer(matrix)
+    rows = np.empty((len(matrix), 3), np.int64)
+    rows[:, 0] = first + stride * np.arange(len(matrix), dtype=np.int64)
+    rows[:, 1], rows[:, 2] = kind, columns
+    return rows.tobytes()
 
 
 def _best_group(columns: int, kept: NDArray[np.int64], matrices: Sequence[Any]) -> int:

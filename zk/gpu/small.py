@@ -51,7 +51,7 @@ def segment_dot(m: Machine, weights: Any, matrix: Any, out: Any, segments: int, 
     fields = (lifted, m.put(matrix), partial, segments, length, matrix.shape[1], slices)
     run(m, f"segment_dot_{matrix.dtype}", rows * segments * slices, *fields)
     corrections = _corrections(m, weights, matrix.dtype, segments)
-    run(m, "join_segments", rows * segments, partial, corrections, out, segments, slices)
+    run(m, "join_segments", rows * segments, partial, corrections, out, 1, segments, slices)
 
 
 def evaluate_small(m: Machine, matrix: Any, high: Any, low: Any, out: Any) -> None:
@@ -104,23 +104,13 @@ def ternary_sums(
     run(m, "ternary", 3 * number * groups * slices, *fields, lifted, partial, number, highs, lows, slices)
     totals = [field.total(weights.reshape(-1, 4)[k * highs : (k + 1) * highs]) for k in range(number)]
     corrections = m.put(field.from_ints([TERNARY_BIAS * x for x in totals]))
-    run(m, "join_ternary", 27 * number * groups, partial, corrections, out, groups, number, slices)
+    run(m, "join_segments", 27 * number * groups, partial, corrections, out, groups, number, slices)
 
 
 def fold_small(m: Machine, small: Any, scale: Any, offset: Any, chi: Any, out: Any) -> None:
     weights = m.put(field.mul(field.mul(chi, field.to_ints(scale)[0]), 1 << 52))
     n = count(out)
     run(m, f"fold_small_{small.dtype}", -(-n // FOLDED), small, weights, offset, out, n, FOLDED)
-
-
-def row_fields(m: Machine, matrix: Any) -> bytes:
-    """The struct PlaneRow of each row of a matrix (cuda/gpu/rows.cu)."""
-    stride, kind, columns = matrix.shape[1] * matrix.dtype.itemsize, KINDS.index(matrix.dtype), matrix.shape[1]
-    first = m.pointer(matrix)
-    rows = np.empty((len(matrix), 3), np.int64)
-    rows[:, 0] = first + stride * np.arange(len(matrix), dtype=np.int64)
-    rows[:, 1], rows[:, 2] = kind, columns
-    return rows.tobytes()
 
 
 def _words(m: Machine, kernel: str, values: Any, offset: int, shift: int, out: Any) -> None:

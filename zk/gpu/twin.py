@@ -74,9 +74,6 @@ class Twin:
             raise ValueError("a kernel was given an array that is not contiguous")
         return int(array.__array_interface__["data"][0])
 
-    def synchronise(self) -> None:
-        """Nothing is ever under way."""
-
 
 def _taken(result: Any) -> Any:
     return result.view(TwinArray) if isinstance(result, np.ndarray) and result.ndim else result
