@@ -261,8 +261,7 @@ def test_killed_main_process_takes_its_workers_along_and_goes_on(run: Path) -> N
 def test_control_c_stops_the_workers(where: str, run: Path) -> None:
     """To the whole foreground group, as a terminal sends it."""
     options = ["--segment-steps", "1", "--workers", "2", "--engine", where]
-    command = [*ZKAUDIT, "prove", str(run), "--out", str(run.parent / "out"), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    process = start("prove", run, "--out", run.parent / "out", *options, process_group=0)
     wait_for((run.parent / "out" / "segment-00000.zkp").exists, process)
     workers = descendants(process.pid)
     os.killpg(process.pid, signal.SIGINT)
