@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from io import TextIOWrapper
 
 from zkaudit.cli import audit, bench, inspect, prove, reveal, train, verify
 from zkaudit.cli.command import add_to
@@ -20,6 +21,9 @@ COMMANDS = (train.COMMAND, prove.COMMAND, verify.COMMAND, inspect.COMMAND, revea
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (the process's own arguments by default) and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a seed or path may hold what the terminal's encoding lacks
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:  # --help, --version and usage errors: argparse has printed what there is to say

@@ -44,7 +44,7 @@ def _verdict(arguments: argparse.Namespace) -> tuple[Verdict, str | None]:
     from zkaudit.zk import verifier  # loads native code, which --help can do without
 
     threads.use(arguments.threads)
-    verdict = verifier.verify_files(arguments.files)
+    verdict = verifier.verify_files(arguments.files, arguments.budget)
     if not verdict.valid or arguments.model is None:
         return verdict, None
     try:
@@ -99,11 +99,19 @@ def _show(verdict: Verdict, model: Path | None, weights: str | None) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE..., --json, --model, --opening, --threads."""
+    """FILE..., --json, --model, --opening, --budget, --threads."""
     parser.add_argument("files", metavar="FILE", type=Path, nargs="+", help="a proof, the segments of a chain, or their folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--model", metavar="MODEL", type=Path, help="a model.safetensors that should hold the end weights")
     parser.add_argument("--opening", metavar="OPENING", type=Path, help="what `zkaudit reveal` wrote for that model")
+    parser.add_argument(
+        "--budget",
+        metavar="N",
+        type=threads.positive,
+        help="refuse a file whose verification would take more than N units of work, which are its bytes, and the rows and "
+        "columns of all tables that it states (100 steps on digits: 535000). For files from strangers, which can be small and "
+        "state much: with 1000000 none takes more than about a second and 256 MiB (default: no limit but the format's)",
+    )
     threads.add_option(parser)
 
 
@@ -112,6 +120,7 @@ examples:
   zkaudit verify digits.zkp
   zkaudit verify digits-proofs/
   zkaudit verify digits.zkp --json
+  zkaudit verify stranger.zkp --budget 1000000
   zkaudit verify digits.zkp --model model.safetensors --opening digits.opening
 
 exit codes: 0 valid, 1 invalid, 2 the files cannot be used

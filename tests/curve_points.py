@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
 from py_ecc.optimized_bls12_381 import FQ, G1, Z1, multiply, normalize
 from py_ecc.optimized_bls12_381 import field_modulus as P
 
@@ -11,12 +10,8 @@ from zkaudit.zk import curve, field
 from zkaudit.zk.curve import Points
 from zkaudit.zk.field import MODULUS
 
-SMALL_ORDERS = (3, 11, 10177, 859267, 52437899)
 COFACTOR = 0x396C8C005555E1568C00AAAB0000AAAB
 """The curve's number of points divided by r: 3 times the squares of the other small orders."""
-
-EDGES = [0, 1, 2, 3, MODULUS - 1, MODULUS - 2, (MODULUS - 1) // 2, *(1 << k for k in (8, 16, 63, 64, 128, 254)), (1 << 254) - 1]
-scalars = st.one_of(st.sampled_from(EDGES), st.integers(0, MODULUS - 1))
 
 
 def montgomery(x: int) -> list[int]:

@@ -124,6 +124,11 @@ def test_full_disk_is_one_sentence_and_leaves_no_proof(smallest: Proved, tmp_pat
     assert_refused(zkaudit("train", smallest.config, "--out", tmp_path / "new", preexec_fn=limited))
 
 
+def test_work_above_the_budget_is_one_sentence(smallest: Proved) -> None:
+    assert_refused(zkaudit("verify", smallest.proof, "--budget", "50000"), "budget")
+    assert "VALID" in succeed("verify", smallest.proof, "--budget", "1000000")
+
+
 def test_verdict_that_cannot_be_written_is_no_success(smallest: Proved) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([*ZKAUDIT, "verify", str(smallest.proof)], stdout=full, stderr=subprocess.PIPE, text=True)
@@ -147,3 +152,12 @@ def test_traceback_is_shown_on_request_only(tmp_path: Path) -> None:
     command = ("verify", tmp_path / "none.zkp")
     assert "Traceback" not in zkaudit(*command).stderr
     assert "Traceback" in zkaudit(*command, env={**os.environ, "ZKAUDIT_DEBUG": "1"}).stderr
+
+
+def test_a_seed_that_the_terminal_cannot_show_is_shown_in_escapes(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(SMALLEST.replace('"smallest"', '"Prüfung"'), encoding="utf-8")
+    succeed("train", tmp_path / "config.toml", "--out", tmp_path / "run")
+    succeed("prove", tmp_path / "run", "--out", tmp_path / "proof.zkp")
+    shown = zkaudit("inspect", tmp_path / "proof.zkp", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "Pr\\xfcfung" in shown.stdout

@@ -5,12 +5,13 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from curve_points import EDGES, multiples
+from curve_points import multiples
 
 from zkaudit.zk import curve, field, pedersen
 from zkaudit.zk.backend import core
 from zkaudit.zk.curve import Points
 from zkaudit.zk.field import MODULUS
+from zkaudit.zk.testing.strategies import EDGES
 
 LOGARITHMS = [(7**i * 12345) % MODULUS for i in range(40)]
 POINTS = multiples(LOGARITHMS)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from segments import example, hidden_proof, statement_of
 
 from zkaudit.cli.bench import additions, limit, sizes
 from zkaudit.cli.bench.additions import Rows
 from zkaudit.zk import gather, hiding
 from zkaudit.zk.claims import Claim
 from zkaudit.zk.layout import Layout
+from zkaudit.zk.testing.segments import example, hidden_proof, statement_of
 
 SHAPES = [((5, 6, 4, 3), "cross_entropy"), ((4, 2, 2), "square"), ((5, 3), "cross_entropy"), ((6, 8, 8, 8, 4), "square")]
 MULTIPLE = (252 * 8 + 73 * 12) / 6

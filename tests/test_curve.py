@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from curve_points import COFACTOR, EDGES, SMALL_ORDERS, P, multiples, of_small_order, on_curve_outside, ours, scalars, theirs
+from curve_points import COFACTOR, P, multiples, of_small_order, on_curve_outside, ours, theirs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from py_ecc.bls.point_compression import compress_G1
@@ -12,13 +12,14 @@ from py_ecc.optimized_bls12_381 import FQ, G1, Z1, add, multiply, neg
 
 from zkaudit.zk import curve, field
 from zkaudit.zk.field import MODULUS
+from zkaudit.zk.testing.strategies import EDGES, SMALL_ORDERS, scalars
 
 
 def test_generator_is_the_standard_one() -> None:
     assert curve.equal(ours([G1]), curve.GENERATOR)
 
 
-@given(st.lists(st.tuples(scalars, scalars), min_size=1, max_size=9))
+@given(st.lists(st.tuples(scalars(), scalars()), min_size=1, max_size=9))
 @settings(max_examples=15)
 def test_sums_are_those_of_the_oracle(pairs: list[tuple[int, int]]) -> None:
     a, b = zip(*pairs, strict=True)
@@ -35,7 +36,7 @@ def test_sums_with_equal_opposite_and_no_points() -> None:
     assert not curve.add(none, none).any()
 
 
-@given(st.lists(scalars, max_size=20))
+@given(st.lists(scalars(), max_size=20))
 @settings(max_examples=15)
 def test_multiples_of_a_fixed_base_are_those_of_the_oracle(numbers: list[int]) -> None:
     assert curve.equal(ours([theirs(n) for n in numbers]), multiples(numbers))
@@ -45,7 +46,7 @@ def test_multiples_at_the_edges() -> None:
     assert curve.equal(ours([theirs(n) for n in EDGES]), multiples(EDGES))
 
 
-@given(st.lists(st.tuples(scalars, scalars), min_size=1, max_size=9))
+@given(st.lists(st.tuples(scalars(), scalars()), min_size=1, max_size=9))
 @settings(max_examples=15)
 def test_elementwise_multiples_are_those_of_the_oracle(pairs: list[tuple[int, int]]) -> None:
     bases, numbers = zip(*pairs, strict=True)
@@ -53,7 +54,7 @@ def test_elementwise_multiples_are_those_of_the_oracle(pairs: list[tuple[int, in
     assert curve.equal(expected, curve.mul(multiples(list(bases)), field.from_ints(numbers)))
 
 
-@given(st.lists(st.tuples(scalars, scalars), min_size=1, max_size=9), scalars)
+@given(st.lists(st.tuples(scalars(), scalars()), min_size=1, max_size=9), scalars())
 @settings(max_examples=15)
 def test_fold_is_low_plus_x_times_high(pairs: list[tuple[int, int]], x: int) -> None:
     low, high = (multiples(list(column)) for column in zip(*pairs, strict=True))
@@ -61,13 +62,13 @@ def test_fold_is_low_plus_x_times_high(pairs: list[tuple[int, int]], x: int) -> 
     assert curve.equal(expected, curve.fold(low, high, x))
 
 
-@given(st.lists(scalars, max_size=9))
+@given(st.lists(scalars(), max_size=9))
 @settings(max_examples=15)
 def test_negatives_are_those_of_the_oracle(numbers: list[int]) -> None:
     assert curve.equal(ours([neg(theirs(n)) for n in numbers]), curve.neg(multiples(numbers)))
 
 
-@given(st.lists(scalars, max_size=17))
+@given(st.lists(scalars(), max_size=17))
 @settings(max_examples=15)
 def test_compression_is_that_of_the_oracle_and_is_undone(numbers: list[int]) -> None:
     points = multiples(numbers)
@@ -128,7 +129,7 @@ def test_of_the_subgroup_only_the_identity_is_torsion() -> None:
     assert [curve.is_torsion(point[None]) for point in multiples([0, 1, MODULUS - 1])] == [True, False, False]
 
 
-@given(st.lists(scalars, min_size=1, max_size=9))
+@given(st.lists(scalars(), min_size=1, max_size=9))
 @settings(max_examples=10)
 def test_subgroup_check_agrees_with_multiplication_by_the_order(numbers: list[int]) -> None:
     points = [theirs(n) for n in numbers] + [add(theirs(n), on_curve_outside(1)[0]) for n in numbers]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -13,15 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 from engine_faults import Fatal
-from segments import statement_of
 from test_packaging import without_heavy_packages
-from zkaudit_process import ZKAUDIT, Proved, assert_refused, start, succeed, wait_for, zkaudit
+from zkaudit_process import Proved, assert_refused, start, succeed, wait_for, zkaudit
 
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.engine import Engine, Job, Processes, Proof, RayTasks, ThisProcess
 from zkaudit.zk.engine.job import Report, Supplies, answer
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.prover import prove_run
+from zkaudit.zk.testing.segments import statement_of
 from zkaudit.zk.verifier import verify_files
 
 SEED = b"seed"

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from segments import example, hidden_proof, statement_of
 from test_gathered import LEFT, RIGHTS, messages, number, vector, weight
 from test_gathered import tables as small_tables
 from test_leaves import mixed_parts, only
@@ -21,6 +20,7 @@ from zkaudit.zk.errors import BadInput
 from zkaudit.zk.gathered import LowFolded, WeightedBlocks, WeightedProduct, linear_sums, product_sum
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.leaves import KEPT, WRITTEN, Leaves, count_words
+from zkaudit.zk.testing.segments import example, hidden_proof, statement_of
 from zkaudit.zk.verifier import verify_files
 
 rng = np.random.default_rng(17)

@@ -12,7 +12,7 @@ from zkaudit.zk.backend import core, curve_core
 TESTS = Path(__file__).parent
 PROOF = """
 import hashlib
-from segments import example, hidden_proof, statement_of
+from zkaudit.zk.testing.segments import example, hidden_proof, statement_of
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.proof_file import encode
 statement = statement_of(widths=(6, 5, 3), batch=5, steps=2)

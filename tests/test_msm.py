@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from curve_points import multiples, ours, scalars, theirs
+from curve_points import multiples, ours, theirs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zkaudit.zk import curve, field
 from zkaudit.zk.field import MODULUS
+from zkaudit.zk.testing.strategies import scalars
 
 LOGARITHMS = [(7**i * 12345) % MODULUS for i in range(70)]
 POINTS = multiples(LOGARITHMS)
@@ -92,7 +93,7 @@ def test_wide_rows_of_sixteen_bits_agree_with_the_full_width_sum() -> None:
     assert curve.equal(np.concatenate(full), curve.msm_rows([matrix], points))
 
 
-@given(st.lists(scalars, max_size=70))
+@given(st.lists(scalars(), max_size=70))
 @settings(max_examples=40)
 def test_full_width_sum_is_that_of_the_logarithms(numbers: list[int]) -> None:
     expected = sum(n * k for n, k in zip(numbers, LOGARITHMS, strict=False)) % MODULUS

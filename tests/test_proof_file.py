@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from segments import example, hidden_proof, statement_of
 
 from zkaudit.zk import proof_file
 from zkaudit.zk.errors import BadInput, InvalidProof
 from zkaudit.zk.proof_file import ProofFile, decode, encode
 from zkaudit.zk.statement import Statement
-from zkaudit.zk.verifier import verify_files, verify_segment
+from zkaudit.zk.testing.segments import example, hidden_proof, statement_of
+from zkaudit.zk.verifier import verify_files, verify_segment, work
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +105,38 @@ def test_a_proof_is_refused_under_another_statement(proved: ProofFile, field: st
     }  # fmt: skip
     changed = dataclasses.replace(statement, **{field: other[field]})
     assert not accepted(encode(ProofFile(changed, proved.proof)))
+
+
+def test_work_counts_bytes_generators_and_both_sides_of_every_table() -> None:
+    statement = statement_of(widths=(4, 2), loss="square", batch=2, steps=2, rows=5, bits=(8, 8, 16), columns=6)
+    file = ProofFile(dataclasses.replace(statement, data=b"12", start=b"345", end=b"6"), b"789")
+    data = (4 + 8) + (2 + 8)  # x and y
+    weights = (2 + 4) + (1 + 2)
+    witness = 2 * (2 + 4) + 2 * weights  # z, one limb of the remainder; two limbs of each start weight
+    counts = (1 + 2**4) + (1 + 2**16)  # start weights have 20 bits: a limb of 16 and one of 4
+    expected = len(statement.header()) + 9 + 2**6 + data + 2 * weights + witness + counts
+    assert work(file) == expected
+
+
+def test_a_budget_lets_its_own_work_through_and_no_more(proved: ProofFile, tmp_path: Path) -> None:
+    path = tmp_path / "proof.zkp"
+    path.write_bytes(encode(proved))
+    assert verify_files([path], work(proved)).valid
+    with pytest.raises(BadInput, match=rf"proof.zkp: .* {work(proved)} units of work; the budget is {work(proved) - 1}"):
+        verify_files([path], work(proved) - 1)
+    with pytest.raises(BadInput, match=r"proof.zkp has \d+ bytes"):
+        verify_files([path], 1000)
+
+
+def test_a_small_file_that_states_much_is_above_the_budget(proved: ProofFile, tmp_path: Path) -> None:
+    path = tmp_path / "small.zkp"
+    path.write_bytes(encode(ProofFile(dataclasses.replace(proved.statement, rows=1 << 22), b"")))
+    assert path.stat().st_size < 10_000
+    with pytest.raises(BadInput, match="units of work"):
+        verify_files([path], 1_000_000)
+
+
+def test_a_row_that_is_no_point_is_refused_before_the_dialogue(proved: ProofFile) -> None:
+    broken = dataclasses.replace(proved.statement, end=bytes(48) + proved.statement.end[48:])
+    with pytest.raises(InvalidProof, match="point 0: it is not marked as compressed"):
+        verify_segment(ProofFile(broken, proved.proof[: -len(proved.proof) // 8]))

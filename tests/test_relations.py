@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from segments import example, prove_in_the_clear, statement_of, trained, verify_in_the_clear, witness_of
 
 from zkaudit.zk import field, gather, lookup, loss, relu
 from zkaudit.zk.channel import ClearProver, ClearVerifier
@@ -18,6 +17,7 @@ from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear
 from zkaudit.zk.network import Network
 from zkaudit.zk.statement import Statement
+from zkaudit.zk.testing.segments import example, prove_in_the_clear, statement_of, trained, verify_in_the_clear, witness_of
 from zkaudit.zk.witness import Witness, narrow, weight_tables
 
 RELATIONS: dict[str, Callable[[Network, Any], list[Claim]]] = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from segments import example, hidden_proof, statement_of
 
-from zkaudit.zk import field, gather, sumcheck
+from zkaudit.zk import field, gather, hyrax, sumcheck
+from zkaudit.zk.block import Block
 from zkaudit.zk.channel import ClearVerifier, ProverChannel
 from zkaudit.zk.claims import Claim, Form, Weight
 from zkaudit.zk.errors import InvalidProof
@@ -18,6 +18,7 @@ from zkaudit.zk.field import MODULUS
 from zkaudit.zk.gathered import LowFolded
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear
+from zkaudit.zk.testing.segments import example, hidden_proof, statement_of
 from zkaudit.zk.verifier import verify_segment
 from zkaudit.zk.witness import Witness, narrow
 
@@ -102,3 +103,11 @@ def test_products_of_blocks_of_different_shapes_are_refused() -> None:
     claim.add_product(layout.named["q"], Form(0, ((1, "q"),)), Form(0, ((1, "m"),)), 1, field.full(2, 1), field.full(9, 1))
     with pytest.raises(ValueError, match="cannot take block 'm'"):
         gather.verify([claim], layout, ClearVerifier(b"shapes", []))
+
+
+def test_a_point_at_which_a_short_block_cannot_be_opened_is_refused() -> None:
+    """Its row's extension has the factor 1 - x there, which vanishes."""
+    short, whole = Block("short", 1, 4), Block("whole", 1, 16)
+    with pytest.raises(InvalidProof, match="'short' cannot be opened"):
+        hyrax.row_weights([whole, short], [1, 1], [5, 6, 7, 1, 9], 4)
+    assert len(hyrax.row_weights([whole], [1], [5, 6, 7, 1, 9], 4)) == 1

@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from segments import (
+
+from zkaudit.zk.errors import InvalidProof
+from zkaudit.zk.layout import exponential_table
+from zkaudit.zk.statement import Statement
+from zkaudit.zk.testing.segments import (
     MemoryTrace,
     Tamper,
     end_weights,
@@ -21,10 +25,6 @@ from segments import (
     verify_in_the_clear,
     witness_of,
 )
-
-from zkaudit.zk.errors import InvalidProof
-from zkaudit.zk.layout import exponential_table
-from zkaudit.zk.statement import Statement
 from zkaudit.zk.witness import Witness, narrow, placed, softmax_tables, weight_tables
 
 SHAPES = [

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from segments import statement_of
 
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.field import MODULUS
 from zkaudit.zk.layout import Layout, exponential_table, limb_bits
 from zkaudit.zk.statement import (
+    LONGEST_HEADER,
     Statement,
     batch_rows,
     check,
@@ -23,6 +23,7 @@ from zkaudit.zk.statement import (
     largest_integer,
     parse,
 )
+from zkaudit.zk.testing.segments import statement_of
 
 
 def reparsed(statement: Statement, header: bytes | None = None) -> Statement:
@@ -38,6 +39,24 @@ def test_a_statement_survives_its_encoding() -> None:
 def test_any_other_header_is_refused(header: bytes) -> None:
     with pytest.raises(BadInput):
         parse(header, b"", b"", b"")
+
+
+def test_the_longest_header_is_read_and_a_longer_one_is_not() -> None:
+    longest = replace(
+        statement_of(), widths=(1 << 16,) * 65, rates=(1 << 48,) * (1 << 20), batch=1 << 20, rows=1 << 22, first_step=1 << 40,
+        seed="\U0001f600" * 1024, segment=1 << 32, start_bound=1 << 240, previous="00" * 32,
+    )  # fmt: skip
+    assert LONGEST_HEADER - (1 << 14) < len(longest.header()) <= LONGEST_HEADER
+    with pytest.raises(BadInput, match="header has"):
+        parse(b"[" * (LONGEST_HEADER + 1), b"", b"", b"")
+
+
+def test_a_refusal_quotes_no_more_than_a_line() -> None:
+    for field in ("loss", "batch", "seed", "widths", "more"):
+        header = statement_of().header()[:-1] + b',"' + field.encode() + b'":"' + b"x" * 100_000 + b'"}'
+        with pytest.raises(BadInput) as refusal:
+            parse(header, b"", b"", b"")
+        assert len(str(refusal.value)) < 300
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from curve_points import SMALL_ORDERS, of_small_order, ours
+from curve_points import of_small_order, ours
 
 from zkaudit.zk import curve, field, mle
 from zkaudit.zk.block import Block
@@ -13,6 +13,7 @@ from zkaudit.zk.curve import Points
 from zkaudit.zk.errors import InvalidProof
 from zkaudit.zk.hiding import HidingProver, HidingVerifier
 from zkaudit.zk.linear import Linear
+from zkaudit.zk.testing.strategies import SMALL_ORDERS
 
 BLOCKS = [Block("t", 2, 16)]
 TABLES = {"t": np.arange(32, dtype=np.int32).reshape(2, 16)}

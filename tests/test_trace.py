@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference_trainer import reference_run
 
 from zkaudit.training import trace as trace_module
 from zkaudit.training.config import DataConfig, FixedPoint, ModelConfig, RunConfig, TrainingConfig
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.fixedpoint import dequantise, prepare
 from zkaudit.training.trace import TraceWriter, manifest_of, step_arrays
+from zkaudit.zk.testing.reference_trainer import reference_run
 from zkaudit.zk.trace import read_trace
 
 STEPS, BATCH, ROWS = 10, 3, 112

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_trainer import OutOfRange, exponential, reference_run
 from torch import nn
 
 from zkaudit.training import config as configuration
@@ -32,6 +31,7 @@ from zkaudit.training.fixedpoint import (
 )
 from zkaudit.training.fixedpoint.exact import EXACT, rescaled_product, subtract_product
 from zkaudit.training.fixedpoint.loss import exponential_table
+from zkaudit.zk.testing.reference_trainer import OutOfRange, exponential, reference_run
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits.toml"
 

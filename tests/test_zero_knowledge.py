@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from segments import example, hidden_proof, statement_of
+from test_protocol_of_training import Training
 
-from zkaudit.zk import argument, curve, field, hiding, inner_product, pedersen
+from zkaudit.zk import argument, curve, field, inner_product, pedersen
 from zkaudit.zk.block import Block
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import InvalidProof
@@ -21,10 +21,12 @@ from zkaudit.zk.field import MODULUS
 from zkaudit.zk.hiding import HidingProver, HidingVerifier
 from zkaudit.zk.hyrax import commit
 from zkaudit.zk.layout import Layout
-from zkaudit.zk.linear import Linear
 from zkaudit.zk.proof_file import ProofFile
 from zkaudit.zk.statement import derive_batch_seed
-from zkaudit.zk.transcript import Transcript
+from zkaudit.zk.testing import Coins
+from zkaudit.zk.testing.protocol import refusal, simulated
+from zkaudit.zk.testing.segments import example, hidden_proof, statement_of
+from zkaudit.zk.testing.simulator import random_points
 from zkaudit.zk.verifier import verify_segment
 
 scalars = st.integers(0, MODULUS - 1)
@@ -207,128 +209,18 @@ def test_the_inner_product_argument_can_be_simulated(size: int) -> None:
     assert curve.equal(left, right)
 
 
-class Programmed(Transcript):
-    """A random oracle that was fixed beforehand: challenges do not depend on what is absorbed."""
-
-    def __init__(self, seed: bytes) -> None:
-        super().__init__(seed)
-        self._oracle = Blinder(seed)
-
-    def challenge(self, label: bytes) -> int:
-        return self._oracle.scalar()
-
-
-class Simulator(HidingVerifier):
-    """Runs the verifier's side and makes up what it should receive: random points, uniform scalars, and an end that fits."""
-
-    def __init__(self, columns: int, oracle: bytes) -> None:
-        super().__init__(argument.DOMAIN, columns, b"")
-        self.transcript = Programmed(oracle)
-        self.blinder, self.made = Blinder(), bytearray()
-
-    def random_points(self, count: int) -> bytes:
-        return curve.compress(curve.fixed_base(pedersen.blinding(), self.blinder.scalars(count)))
-
-    def _take(self, size: int, name: str) -> bytes:
-        data = self.random_points(size // 48)
-        self.made += data
-        return data
-
-    def _take_scalars(self, count: int, name: str) -> list[int]:
-        return self.write_scalars(field.to_ints(self.blinder.scalars(count)))
-
-    def write_scalars(self, values: list[int]) -> list[int]:
-        self.made += b"".join(value.to_bytes(32, "little") for value in values)
-        return values
-
-    def settle(self) -> None:
-        assert self._opened is not None
-        opening, opened = self._opened
-        t, d = self.challenge("batch requirements"), self.challenge("weigh messages")
-        settlement = hiding._settlement(self._requirements, opening, opened, self._spans, t, d)
-        a, weights, length = settlement.coefficients, settlement.weights, settlement.length
-        scalars = np.concatenate([field.mul(opening.row_weights, weights[-1]), field.from_ints(weights[:-1])])
-        total = curve.msm(scalars, curve.decompress(b"".join([*self._rows, *self._messages])))
-        c, blinding = self.challenge("mask"), self.blinder.scalar()
-        z = field.zeros(len(a))
-        z[:length] = self.blinder.scalars(length)
-        generators = hiding._generators(len(opening.columns), self.slots, len(a))
-        bases = np.concatenate([generators, pedersen.blinding(), total])
-        self.made += curve.compress(curve.msm(np.concatenate([z, field.from_ints([blinding, -c])]), bases))
-        self.write_scalars([(field.dot(a, z) - c * settlement.value) % MODULUS])
-        self.write_scalars([blinding])
-        q = curve.mul(pedersen.inner_product(), field.from_ints([self.challenge("bind value")]))
-
-        def send(pair: np.ndarray) -> int:
-            self.made.extend(curve.compress(pair))
-            return self.challenge("fold")
-
-        self.write_scalars([inner_product.prove(z, a, generators, q, send)])
-
-
 @pytest.mark.parametrize("loss", ["cross_entropy", "square"])
 def test_a_whole_proof_can_be_simulated_without_a_witness(loss: str) -> None:
     """Commitments to nothing, no data, no training: accepted with the oracle programmed, refused with the hash."""
     statement = statement_of(widths=(4, 3, 2), batch=2, steps=2, rows=5, loss=loss)
-    layout, simulator = Layout(statement), Simulator(statement.columns, b"oracle")
-    sizes = argument.committed_bytes(statement, layout)[:3]
-    groups = [simulator.random_points(size // 48) for size in sizes]
-    statement = replace(statement, data=groups[0], start=groups[1], end=groups[2])
+    sizes = argument.committed_bytes(statement, Layout(statement))[:3]
+    data, start, end = (random_points(size // 48) for size in sizes)
+    statement = replace(statement, data=data, start=start, end=end)
     statement = replace(statement, batch_seed=derive_batch_seed(statement))
-    for blocks, rows in zip((layout.data, layout.start, layout.end), groups, strict=True):
-        simulator.adopt(blocks, rows)
-    argument.verify(statement, simulator)
-
-    def verify(transcript: Transcript | None) -> None:
-        verifier = HidingVerifier(argument.DOMAIN, statement.columns, bytes(simulator.made))
-        verifier.transcript = transcript or verifier.transcript
-        for blocks, rows in zip((layout.data, layout.start, layout.end), groups, strict=True):
-            verifier.adopt(blocks, rows)
-        argument.verify(statement, verifier)
-
-    verify(Programmed(b"oracle"))
-    with pytest.raises(InvalidProof):
-        verify(None)
-
-
-def test_a_late_change_of_an_earlier_message_is_rejected() -> None:
-    """The prover hides a correction of message 0 on its slots in a later commitment, after seeing the challenge."""
-
-    class Late(HidingProver):
-        corrected = False
-
-        def send(self, values: list[int], name: str) -> list[Linear]:  # type: ignore[override]
-            if name != "late":
-                return super().send(values, name)
-            blinding = self.blinder.scalar()
-            count = self.slots
-            generators = np.concatenate([pedersen.slots(count + 1)[count:], pedersen.slots(1), pedersen.blinding()])
-            difference = (7 - self.values[0]) % MODULUS
-            self.values[0] = 7
-            self._write_points(curve.msm(field.from_ints([values[0], difference, blinding]), generators), name)
-            self.values.append(values[0] % MODULUS)
-            self._blindings.append(blinding)
-            self._spans.append(range(count, count + 1))
-            return self.new_slots(1)
-
-    block, table = [Block("t", 1, 16)], {"t": np.zeros((1, 16), np.int32)}
-    prover = Late(b"late", 4, Blinder(), check=False)
-    prover.commit(block, table, "table")
-    early = prover.send([3], "early")[0]
-    prover.challenge("after early")
-    prover.send([0], "late")
-    prover.require_zero(early - 7, "early is seven")
-    prover.open(block, [1], [5, 6, 7, 8], Linear())
-    prover.settle()
-    verifier = HidingVerifier(b"late", 4, bytes(prover.proof))
-    verifier.receive_commitment(block, "table")
-    early = verifier.receive(1, "early")[0]
-    verifier.challenge("after early")
-    verifier.receive(1, "late")
-    verifier.require_zero(early - 7, "early is seven")
-    verifier.open(block, [1], [5, 6, 7, 8], Linear())
-    with pytest.raises(InvalidProof):
-        verifier.settle()
+    training = Training(statement.columns)
+    made = simulated(training, statement, Coins(programmed=True))
+    assert refusal(training, statement, made.messages, made.coins) is None
+    assert refusal(training, statement, made.messages, Coins()) is not None
 
 
 def test_a_blinding_seed_fixes_the_proof_on_any_number_of_threads() -> None:

@@ -199,7 +199,7 @@ class HidingVerifier(VerifierChannel):
         self._messages: list[bytes] = []
         self._requirements: list[Linear] = []
         self._order: list[Block] = []
-        self._rows: list[bytes] = []
+        self._rows: list[Points] = []
         self._opened: tuple[_Opening, Linear] | None = None
 
     def receive(self, count: int, name: str) -> list[Linear]:
@@ -213,7 +213,7 @@ class HidingVerifier(VerifierChannel):
     def adopt(self, blocks: Sequence[Block], encoded: bytes) -> None:
         """Tables whose commitment is part of the statement: their compressed rows."""
         self._order += blocks
-        self._rows.append(encoded)
+        self._rows.append(self._decompressed([encoded]))  # at once: rows that are no points are not worth any other work
 
     def require_zero(self, expression: Linear, name: str) -> None:
         self._requirements.append(expression)
@@ -250,7 +250,7 @@ class HidingVerifier(VerifierChannel):
         if 0 in challenges:
             raise InvalidProof("a challenge is zero")
 
-        points = self._decompressed([*self._rows, *self._messages, mask, *folds])
+        points = [*self._rows, self._decompressed([*self._messages, mask, *folds])]
         s = inner_product.final_weights(challenges)
         q = (c * settlement.value + masked_value - last * field.dot(a, s)) * bind
         inverses = [pow(u, -1, MODULUS) for u in challenges]
@@ -261,7 +261,7 @@ class HidingVerifier(VerifierChannel):
             field.mul(s[: settlement.length], -last % MODULUS),
         ]
         generators = _generators(len(opening.columns), self.slots, settlement.length)
-        bases = np.concatenate([points, pedersen.blinding(), pedersen.inner_product(), generators])
+        bases = np.concatenate([*points, pedersen.blinding(), pedersen.inner_product(), generators])
         if not curve.is_torsion(curve.msm(np.concatenate(scalars), bases)):
             raise InvalidProof("the final equation does not hold: a requirement or an opening is false")
 

@@ -16,6 +16,7 @@ from zkaudit.zk import curve, field, mle, pedersen
 from zkaudit.zk.backend import contiguous, place_of
 from zkaudit.zk.block import Block
 from zkaudit.zk.curve import Points
+from zkaudit.zk.errors import InvalidProof
 from zkaudit.zk.field import MODULUS, Array
 
 
@@ -48,13 +49,16 @@ def commit_with(blocks: Sequence[Block], tables: Mapping[str, Any], columns: int
 def row_weights(blocks: Sequence[Block], weights: Sequence[int], point: Sequence[int], columns: int) -> Array:
     """Each row's weight in the combination that opens sum of weights * blocks at `point`, shape (rows, 4).
 
-    A block shorter than a row, read as a row, is its extension times the factor below; its weight makes up for that.
+    A block shorter than a row, read as a row, is its extension times the factor below; its weight makes up for that. A point
+    where that factor vanishes is InvalidProof: chance, below columns / r.
     """
     parts = []
     for block, weight in zip(blocks, weights, strict=True):
         factor = 1
         for x in point[block.variables : columns]:
             factor = factor * (1 - x) % MODULUS
+        if factor == 0:
+            raise InvalidProof(f"the block '{block.name}' cannot be opened at this point: a coordinate is one")
         high = mle.eq_table(point[columns : max(columns, block.variables)])
         parts.append(field.mul(high, weight * pow(factor, -1, MODULUS) % MODULUS))
     return np.concatenate(parts)

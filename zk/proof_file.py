@@ -64,14 +64,14 @@ def decode(data: bytes, name: str) -> ProofFile:
         raise BadInput(f"{name}: {error}") from None
 
 
-def read(path: Path) -> ProofFile:
-    """Read and parse a proof file."""
+def read(path: Path, largest: int = LARGEST) -> ProofFile:
+    """Read and parse a proof file; BadInput, before it is read, for one of more than `largest` bytes."""
     try:
         size = path.stat().st_size
         if not path.is_file():
             raise BadInput(f"{path} is not a file")
-        if size > LARGEST:
-            raise BadInput(f"{path} has {size} bytes; a proof file has at most {LARGEST}")
+        if size > largest:
+            raise BadInput(f"{path} has {size} bytes; a proof file may have at most {largest} here")
         return decode(path.read_bytes(), str(path))
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ EXPONENTIAL_BITS = 16  # fractional bits and index bits of the exponential table
 WEIGHT_MARGIN = 3  # start weights lie below 2^(weight_bits + margin)
 LOSSES = ("cross_entropy", "square")
 POINT_BYTES = 48
+LONGEST_HEADER = (1 << 24) + (1 << 14)  # 2^20 rates of 15 digits and a comma; all other fields take less than 2^14 bytes
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Statement:
 
     def header(self) -> bytes:
         """All fields but the commitments, canonically encoded."""
-        fields = {k: v for k, v in asdict(self).items() if not isinstance(v, bytes)}
+        fields = {k: v for k, v in vars(self).items() if not isinstance(v, bytes)}
         fields["version"] = VERSION
         return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
@@ -92,6 +93,8 @@ class Statement:
 
 def parse(header: bytes, data: bytes, start: bytes, end: bytes) -> Statement:
     """The statement with exactly these bytes; BadInput for anything that is not canonical or out of range."""
+    if len(header) > LONGEST_HEADER:
+        raise BadInput(f"the statement's header has {len(header)} bytes; {LONGEST_HEADER} are allowed")
     try:
         fields = json.loads(header.decode("ascii"))
         if not isinstance(fields, dict) or fields.pop("version", None) != VERSION:
@@ -141,7 +144,7 @@ def check(s: Statement) -> None:
     if any("\ud800" <= character <= "\udfff" for character in s.seed):
         raise BadInput("statement field 'seed' holds a lone surrogate, which no text file can")
     if s.loss not in LOSSES:
-        raise BadInput(f"statement field 'loss' is {s.loss!r}; known are {', '.join(LOSSES)}")
+        raise BadInput(f"statement field 'loss' is {str(s.loss)[:40]!r}; known are {', '.join(LOSSES)}")
     if s.gradient_bits < s.activation_bits or s.update_bits < 0:
         raise BadInput("the fixed-point widths do not fit: gradient_bits >= activation_bits and weight_bits >= their sum")
     if s.batch > s.rows:

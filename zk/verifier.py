@@ -30,10 +30,13 @@ class Verdict:
     statements: list[dict[str, Any]] = field(default_factory=list)
 
 
-def verify_files(paths: Sequence[Path]) -> Verdict:
-    """Verify one proof or a chain: files and folders of segments, in any order. BadInput for files that are no proofs."""
+def verify_files(paths: Sequence[Path], budget: int | None = None) -> Verdict:
+    """Verify one proof or a chain: files and folders of segments, in any order.
+
+    BadInput for files that are no proofs and, given a budget, for any whose `work` is above it, before that work is done.
+    """
     started = time.perf_counter()
-    files = sorted((proof_file.read(path) for path in _segment_paths(paths)), key=lambda file: file.statement.segment)
+    files = sorted((_read(path, budget) for path in _segment_paths(paths)), key=lambda file: file.statement.segment)
     try:
         for file in files:
             verify_segment(file)
@@ -56,6 +59,16 @@ def verify_files(paths: Sequence[Path]) -> Verdict:
     )
 
 
+def work(file: ProofFile) -> int:
+    """What time and memory of a verification grow with, at most, whether the proof is valid or not.
+
+    Counted are the file's bytes, the generators of a committed row, and both sides of every committed table: a verifier
+    decodes the first, multiplies the second and makes weight vectors as long as the third. A few bytes can state large tables.
+    """
+    layout = Layout(file.statement)
+    return sum(file.sizes().values()) + (1 << file.statement.columns) + sum(b.highs + b.lows for b in layout.blocks)
+
+
 def verify_segment(file: ProofFile) -> None:
     """Check one segment's proof; InvalidProof names what failed."""
     statement, layout = file.statement, Layout(file.statement)
@@ -75,6 +88,15 @@ def verify_segment(file: ProofFile) -> None:
     for blocks, encoded in ((layout.data, statement.data), (layout.start, statement.start), (layout.end, statement.end)):
         channel.adopt(blocks, encoded)
     argument.verify(statement, channel)
+
+
+def _read(path: Path, budget: int | None) -> ProofFile:
+    if budget is None:
+        return proof_file.read(path)
+    file = proof_file.read(path, min(budget, proof_file.LARGEST))
+    if work(file) > budget:
+        raise BadInput(f"{path}: to verify what it states takes {work(file)} units of work; the budget is {budget}")
+    return file
 
 
 def _check_chained(before: ProofFile, after: ProofFile) -> None:

@@ -1,12 +1,18 @@
-"""Small segments to prove: statement and witness from the reference trainer, honest or tampered with at one place."""
+"""Small segments to prove: random networks, their traces by the reference trainer, honest or tampered with, and their proofs.
+
+A trace here is in memory. `segments()` is the strategy; the functions below it are its steps, for tests that change one."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reference_trainer import reference_run
+from hypothesis import assume
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
 from zkaudit.zk import argument, channel, curve, hyrax
 from zkaudit.zk.argument import Phases
@@ -16,6 +22,8 @@ from zkaudit.zk.layout import Layout
 from zkaudit.zk.opening import Opening
 from zkaudit.zk.proof_file import ProofFile
 from zkaudit.zk.statement import Statement, batch_rows, check, derive_batch_seed, first_start_bound
+from zkaudit.zk.testing.reference_trainer import OutOfRange, reference_run
+from zkaudit.zk.testing.strategies import statements
 from zkaudit.zk.trace import Trace
 from zkaudit.zk.witness import Witness, data_tables, segment_witness, weight_tables
 
@@ -123,15 +131,19 @@ def verify_in_the_clear(statement: Statement, adopted: Any, proof: list[Any]) ->
     argument.verify(statement, verifier)
 
 
-def hidden_proof(
-    data: tuple[Any, Any, list[Any]],
-    statement: Statement,
-    blinder: channel.Blinder | None = None,
-    check_trace: bool = True,
-    change: Callable[[Witness], dict[str, Any]] | None = None,
-    place: Place = HOST,
-) -> ProofFile:
-    """A real proof of a first segment: commits, fixes the batches, trains, changes tables if asked to, proves."""
+@dataclass(frozen=True)
+class Committed:
+    """A first segment whose statement holds its commitments; the openings are those of data, start and end."""
+
+    statement: Statement
+    witness: Witness
+    openings: list[Opening]
+
+
+def committed(
+    data: tuple[Any, Any, list[Any]], statement: Statement, blinder: channel.Blinder | None = None, place: Place = HOST
+) -> Committed:
+    """Commit to data and start, which fixes the batches, train, commit to the end."""
     blinder = blinder or channel.Blinder()
     layout = Layout(statement)
     trace = MemoryTrace(Path(), {})
@@ -143,12 +155,39 @@ def hidden_proof(
         points, blindings = hyrax.commit(blocks, placed, statement.columns, blinder)
         return Opening(statement.columns, curve.compress(points), blindings, "")
 
-    opening_data, start = opened(layout.data, fixed), opened(layout.start, fixed)
-    statement = replace(statement, data=opening_data.commitment, start=start.commitment)
+    opening, start = opened(layout.data, fixed), opened(layout.start, fixed)
+    statement = replace(statement, data=opening.commitment, start=start.commitment)
     statement = replace(statement, batch_seed=derive_batch_seed(statement))
     witness = witness_of(statement, trained(statement, data), place=place)
     end = opened(layout.end, witness.tables)
     statement = replace(statement, end=end.commitment)
-    changed = change(witness) if change else {}
-    witness = Witness(Layout(statement), {**witness.tables, **changed}, witness.batches)
-    return prove_segment(statement, witness, [opening_data, start, end], blinder, Phases(), check_trace)
+    return Committed(statement, Witness(Layout(statement), witness.tables, witness.batches), [opening, start, end])
+
+
+def hidden_proof(
+    data: tuple[Any, Any, list[Any]],
+    statement: Statement,
+    blinder: channel.Blinder | None = None,
+    check_trace: bool = True,
+    change: Callable[[Witness], dict[str, Any]] | None = None,
+    place: Place = HOST,
+) -> ProofFile:
+    """A real proof of a first segment; `change` gives tables that differ from the witness's."""
+    blinder = blinder or channel.Blinder()
+    made = committed(data, statement, blinder, place)
+    witness = made.witness
+    if change:
+        witness = Witness(witness.layout, {**witness.tables, **change(witness)}, witness.batches)
+    return prove_segment(made.statement, witness, made.openings, blinder, Phases(), check_trace)
+
+
+@st.composite
+def segments(draw: DrawFn) -> tuple[Statement, tuple[Any, Any, list[Any]]]:
+    """A statement without commitments and data that stay in range when trained on: what `trained` and `committed` take."""
+    statement = draw(statements())
+    data = example(statement, draw(st.integers(0, 1 << 32)))
+    try:
+        trained(statement, data)
+    except OutOfRange:
+        assume(False)
+    return statement, data
