@@ -5,6 +5,10 @@
 PYTHON ?= python3
 JOBS ?= 2
 PIP_FLAGS ?=
+FUZZ_INPUTS ?= 1000000
+FUZZ_SECONDS ?= inf
+FUZZ_SEED ?= 1
+FUZZ_FLAGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.bench
@@ -17,11 +21,13 @@ endif
 export CXX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast lint bench bench-audit
+.PHONY: help demo test test-fast fuzz sanitize lint bench bench-audit
 
 help:
 	@echo "make demo       train on handwritten digits, prove it, verify the proof"
 	@echo "make test       every test (make test-fast: without the slow ones)"
+	@echo "make fuzz       malformed proof files for the verifier, FUZZ_INPUTS=1000000 of them or for FUZZ_SECONDS, from FUZZ_SEED=1"
+	@echo "make sanitize   the tests of the C++ core with one that AddressSanitizer and UndefinedBehaviorSanitizer watch"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make bench      time prover and verifier, and the curve beside other libraries; JSON in benchmarks/results"
 	@echo "make bench-audit   attacks side by side, fifteen tests of what updates leak, the base-model screen; JSON there too"
@@ -39,6 +45,13 @@ test: $(STAMP)
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+# FUZZ_FLAGS=--guided has coverage guide the inputs, where atheris is installed.
+fuzz: $(STAMP)
+	cd tests && ../$(BIN)/python -m fuzz --inputs $(FUZZ_INPUTS) --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED) $(FUZZ_FLAGS)
+
+sanitize: $(STAMP)
+	$(BIN)/python -m pytest -s -v tests/test_sanitized.py
 
 # The packages lie in folders named without `zkaudit.`; mypy finds them under their import names through links.
 lint: $(STAMP)
