@@ -21,7 +21,11 @@ using int16_t = short;
 #define ZK_DEVICE_CALLED __host__ __device__ __noinline__
 #define ZK_UNROLL _Pragma("unroll")
 #else
+#if defined(ZK_SANITIZE)
+#define ZK_HD inline  // inlined with all its checks, the code takes the compiler ten times as long
+#else
 #define ZK_HD inline __attribute__((always_inline))
+#endif
 #define ZK_CALLED __attribute__((noinline))
 #define ZK_NEVER_INLINE __attribute__((noinline))
 #define ZK_DEVICE_CALLED ZK_HD

@@ -52,14 +52,14 @@ inline void combine(const Input& weights, const Small& matrix, const Output& out
         const int64_t blocks = (columns + kernel.block - 1) / kernel.block;
         for_jobs(stacks * blocks, rows * columns, [&](int64_t i) {
             const int64_t s = i / blocks, last = std::min(rows, (s + 1) * stack), begin = (i % blocks) * kernel.block;
-            Scalar* target = stacks > 1 ? &partial[s * columns] : elements(out);
+            Scalar* target = stacks > 1 ? partial.data() + s * columns : elements(out);
             kernel.template columns_from<Lane>(s * stack, last, begin, corrections[s], target);
         });
     });
     if (stacks == 1) return;
     std::copy(partial.begin(), partial.begin() + columns, elements(out));
     for (int64_t s = 1; s < stacks; ++s) {
-        for_each(columns, ElementWise<Operation::add>{elements(out), &partial[s * columns], elements(out), 1});
+        for_each(columns, ElementWise<Operation::add>{elements(out), partial.data() + s * columns, elements(out), 1});
     }
 }
 

@@ -22,8 +22,8 @@ public:
         for (int k = 0; k < windows; ++k) table[k * half] = first[k];
         for (int64_t known = 1; known < half; known *= 2) {  // multiples known + 1 to 2 known
             for (int k = 0; k < windows; ++k) {
-                PackedPoint* multiple = &table[k * half] - 1;
-                for (int64_t m = 1; m <= known; ++m) adder.push(&multiple[known + m], &multiple[known], &multiple[m]);
+                PackedPoint* multiples = &table[k * half];  // from 1
+                for (int64_t m = 0; m < known; ++m) adder.push(&multiples[known + m], &multiples[known - 1], &multiples[m]);
             }
             adder.flush();
         }

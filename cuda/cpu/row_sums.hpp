@@ -207,7 +207,7 @@ private:
                 for (int64_t t = 0; t < here; ++t) {
                     for (size_t i = blocks[b]; i < blocks[b + 1]; ++i) {
                         with_small(matrix[dense[i]].data, matrix[dense[i]].kind, [&](const auto* row) {
-                            add_entries(adder, row, dense[i], (g + t) * group, &tables[t << group], whole[t], &accumulators[begins[i - first]]);
+                            add_entries(adder, row, dense[i], (g + t) * group, &tables[t << group], whole[t], accumulators.data() + begins[i - first]);
                         });
                     }
                     adder.flush();
