@@ -1,6 +1,7 @@
 """The statement: canonical, bounded, and every field of it bound to proof and successor."""
 
 import dataclasses
+import sys
 from dataclasses import replace
 from hashlib import shake_256
 from typing import Any
@@ -49,6 +50,26 @@ def test_the_longest_header_is_read_and_a_longer_one_is_not() -> None:
     assert LONGEST_HEADER - (1 << 14) < len(longest.header()) <= LONGEST_HEADER
     with pytest.raises(BadInput, match="header has"):
         parse(b"[" * (LONGEST_HEADER + 1), b"", b"", b"")
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_deep_nesting_is_refused_whatever_the_recursion_limit(opening: str) -> None:
+    """py_ecc raises the limit beyond what the stack can hold."""
+    closing = "]" if opening == "[" else "}"
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1 << 30)
+    try:
+        for depth in (1100, 200_000):
+            header = statement_of().header()[:-1].decode() + f',"batch":{opening * depth}1{closing * depth}' + "}"
+            with pytest.raises(BadInput, match="nests too deeply"):
+                parse(header.encode(), b"", b"", b"")
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def test_a_seed_of_brackets_is_no_nesting() -> None:
+    statement = replace(statement_of(), seed="[{" * 512)
+    assert parse(statement.header(), b"", b"", b"") == statement
 
 
 def test_a_refusal_quotes_no_more_than_a_line() -> None:

@@ -24,6 +24,7 @@ EXPONENTIAL_BITS = 16  # fractional bits and index bits of the exponential table
 WEIGHT_MARGIN = 3  # start weights lie below 2^(weight_bits + margin)
 LOSSES = ("cross_entropy", "square")
 POINT_BYTES = 48
+MOST_BRACKETS = 3 + 1024  # one object, two arrays, and those in a seed
 LONGEST_HEADER = (1 << 24) + (1 << 14)  # 2^20 rates of 15 digits and a comma; all other fields take less than 2^14 bytes
 
 
@@ -95,6 +96,8 @@ def parse(header: bytes, data: bytes, start: bytes, end: bytes) -> Statement:
     """The statement with exactly these bytes; BadInput for anything that is not canonical or out of range."""
     if len(header) > LONGEST_HEADER:
         raise BadInput(f"the statement's header has {len(header)} bytes; {LONGEST_HEADER} are allowed")
+    if header.count(b"[") + header.count(b"{") > MOST_BRACKETS:
+        raise BadInput("the statement nests too deeply")  # Python's own limit can be raised beyond what its stack can hold
     try:
         fields = json.loads(header.decode("ascii"))
         if not isinstance(fields, dict) or fields.pop("version", None) != VERSION:
