@@ -93,13 +93,13 @@ def test_links_lead_to_files(path: Path) -> None:
             assert (path.parent / target.partition("#")[0]).exists(), target
 
 
-@pytest.mark.parametrize("name", ["attacks", "defences", "federated"])
+@pytest.mark.parametrize("name", ["attacks", "defences", "federated", "security", "testing"])
 def test_files_that_documents_name_exist(name: str) -> None:
     for target in FILE.findall(document(name)):
         assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["attacks", "defences", "federated"])
+@pytest.mark.parametrize("name", ["attacks", "defences", "federated", "security"])
 def test_tests_that_documents_name_exist(name: str) -> None:
     """A test is named as `test_file.py::test_name`, or `tests/test_file.py`."""
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", document(name))
