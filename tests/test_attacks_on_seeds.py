@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import segments
 from weakened import is_accepted
 
 from zkaudit.zk import argument, curve, verifier
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.proof_file import ProofFile
 from zkaudit.zk.statement import Statement, batch_rows, derive_batch_seed
+from zkaudit.zk.testing import segments
 from zkaudit.zk.testing.segments import (
     example,
     hidden_proof,
