@@ -85,4 +85,5 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt scikit-build-core nanobind cmake ninja wheel
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[train,audit,federated,dp,notebook,test,lint]'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt --no-deps timm
 	@touch $@

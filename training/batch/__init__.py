@@ -1,0 +1,1 @@
+"""Methods for large and changing batches."""

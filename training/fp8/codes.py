@@ -1,0 +1,116 @@
+"""8-bit floating point with scales: x is stored as the code of x / s, and read back as code * s.
+
+s is the largest |x| of its tensor or of its group over the format's largest number, so that no number overflows: 448 of E4M3
+(4 bits of exponent, 3 of mantissa), 57344 of E5M2. Rounding is to nearest, ties to even. Groups lie along the last dimension,
+which holds channels: they never cross tokens. A NaN or an infinity makes its whole group, or tensor, NaN: it is not hidden.
+
+The torch code defines what each function returns. On a GPU the kernels of kernels.py return the same bits where Triton can
+run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from subprocess import SubprocessError
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OVERFLOW = 2.0**127 / 232  # takes 480, which E4M3's NaN would be, and not 448, beyond float32
+TINY = 2.0**-100  # smaller sizes count as this in a scale: far from float32's subnormal numbers, which devices may flush
+
+
+@dataclass(frozen=True)
+class Format:
+    """One of the two formats; `largest` is its largest finite number."""
+
+    name: str
+    dtype: torch.dtype
+    largest: float
+
+
+E4M3 = Format("E4M3", torch.float8_e4m3fn, 448.0)
+E5M2 = Format("E5M2", torch.float8_e5m2, 57344.0)
+FORMATS = {code.name: code for code in (E4M3, E5M2)}
+
+
+def cast(values: Tensor, code: Format = E4M3) -> Tensor:
+    """`values` rounded to the nearest code, ties to even; what lies beyond the largest number becomes it; NaN stays NaN."""
+    return values.float().clamp(-code.largest, code.largest).to(code.dtype)
+
+
+def read(codes: Tensor) -> Tensor:
+    """The numbers of codes, float32: as torch converts them, but faster on a CPU, through float16, which has room for them."""
+    bits = codes.view(torch.uint8).to(torch.int16)
+    if codes.dtype == E5M2.dtype:
+        return (bits << 8).view(torch.float16).float()
+    found = (((bits & 0x80) << 8) | ((bits & 0x7F) << 7)).view(torch.float16).float().mul_(2.0**8)
+    return found.add_((found * OVERFLOW).mul_(0))
+
+
+def quantize_tensor(values: Tensor, code: Format = E4M3) -> tuple[Tensor, Tensor]:
+    """Codes of the shape of `values`, and their one scale, float32 without dimensions."""
+    if values.numel() == 0:
+        return values.to(code.dtype), torch.ones((), device=values.device)
+    low, high = torch.aminmax(values.detach())
+    scale = torch.maximum(-low, high).float().clamp(min=TINY) / code.largest
+    if kernels := kernels_for(values):
+        with torch.cuda.device(values.device):
+            return kernels.quantize_tensor(values, scale, code), scale
+    return cast(values.float() / scale, code), scale
+
+
+def quantize_groups(values: Tensor, group: int = 16, code: Format = E4M3) -> tuple[Tensor, Tensor]:
+    """Codes of the shape of `values` (..., n), and a bfloat16 scale for each group of channels (..., ceil(n / group))."""
+    if kernels := kernels_for(values):
+        with torch.cuda.device(values.device):
+            return kernels.quantize_groups(values, group, code)  # type: ignore[no-any-return]
+    sizes = _in_groups(values.detach().abs(), group)
+    scales = (sizes.amax(-1).float().clamp(min=TINY) / code.largest).to(torch.bfloat16)
+    return cast(values.float() / _spread(scales, group, values.shape[-1]), code), scales
+
+
+def dequantize(codes: Tensor, scales: Tensor, group: int = 16, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What was quantised, as `dtype`; a scale without dimensions belongs to the whole tensor."""
+    if kernels := kernels_for(codes):
+        with torch.cuda.device(codes.device):
+            return kernels.dequantize(codes, scales, group, dtype)  # type: ignore[no-any-return]
+    if scales.ndim:
+        scales = _spread(scales, group, codes.shape[-1])
+    return (read(codes) * scales).to(dtype)
+
+
+def rounded(values: Tensor, code: Format) -> Tensor:
+    """`values` rounded to `code` with one scale, in their own type."""
+    return dequantize(*quantize_tensor(values, code), dtype=values.dtype)
+
+
+def _in_groups(values: Tensor, group: int) -> Tensor:
+    """(..., n) as (..., ceil(n / group), group), with zeros after the end."""
+    missing = -values.shape[-1] % group
+    padded = F.pad(values, (0, missing)) if missing else values
+    return padded.reshape(*padded.shape[:-1], padded.shape[-1] // group, group)
+
+
+def _spread(scales: Tensor, group: int, width: int) -> Tensor:
+    """Scales (..., ceil(width / group)) of each number (..., width), float32."""
+    return scales.float().repeat_interleave(group, -1)[..., :width]
+
+
+def kernels_for(values: Tensor) -> ModuleType | None:
+    """The Triton kernels, if these values are for them."""
+    return _loaded() if values.is_cuda and values.numel() else None
+
+
+@cache
+def _loaded() -> ModuleType | None:
+    # Triton may be missing, or lack the C compiler or headers with which it makes its launcher: the first launch tells.
+    try:
+        from zkaudit.training.fp8 import kernels
+
+        kernels.quantize_groups(torch.zeros(16, device="cuda"), 16, E4M3)
+    except (ImportError, OSError, RuntimeError, SubprocessError):
+        return None
+    return kernels

@@ -1,0 +1,1 @@
+"""Training with weights or updates of low rank: fewer numbers to hold and to send."""

@@ -1,0 +1,85 @@
+"""Momentum reset: every k updates Adam's moments are set to zero, so that old directions do not steer factors that moved on.
+
+m := 0, v := 0, and the step count that corrects their bias := 0 with them: a count that goes on would make the first update
+after a reset (1 - beta1) / sqrt(1 - beta2) = 3.2 times the learning rate. After a reset Adam starts as in its first step,
+where each entry moves by the whole learning rate. k is an option; the paper's abstract gives no number, 200 is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from zkaudit.training.errors import TrainingError
+from zkaudit.training.method import Method
+
+METHOD = Method(
+    name="momentum-reset",
+    title="Periodic reset of Adam's moments",
+    paper="Glentis et al. 2025, arXiv:2505.22922",
+    where="zkaudit.training.low_rank.momentum_reset.MomentumReset",
+    changes=("memory", "schedule"),
+    effect="with weight refactorisation, low-rank pre-training comes near full rank",
+    library="",
+    provable="The optimizer's committed state is zero at known steps, which is public.",
+    server_sees="The same updates as the optimizer's.",
+    use=(
+        "from zkaudit.training.low_rank.momentum_reset import MomentumReset\n"
+        "\n"
+        "optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)\n"
+        "MomentumReset(optimizer, every=200)  # acts after optimizer.step"
+    ),
+    avoid="Frequent resets cost loss: each restarts Adam at the full learning rate. Save its state_dict too.",
+)
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
+
+
+class MomentumReset:
+    """Zeroes the moments of `parameters` (None: all) after each `every`-th step of `optimizer`, by a hook on it.
+
+    Works wherever `optimizer.step` is called, HF Trainer too. `state_dict` holds the count of steps.
+    Raises TrainingError for bad options, and at the first reset if the optimizer keeps no Adam moments."""
+
+    def __init__(self, optimizer: Optimizer, every: int = 200, parameters: Iterable[Tensor] | None = None) -> None:
+        if every < 1:
+            raise TrainingError(f"every is {every}: it must be at least 1")
+        self.every, self.steps = every, 0
+        self.parameters = None if parameters is None else list(parameters)
+        self._hook = optimizer.register_step_post_hook(self._after_step)
+
+    def remove(self) -> None:
+        """Takes the hook off the optimizer."""
+        self._hook.remove()
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.steps += 1
+        if self.steps % self.every == 0 and not zero_moments(optimizer, self.parameters):
+            raise TrainingError(
+                f"{type(optimizer).__name__} keeps no Adam moments that could be reset: use Adam, AdamW or LAMB"
+            )
+
+
+@torch.no_grad()
+def zero_moments(optimizer: Optimizer, parameters: Iterable[Tensor] | None) -> int:
+    """Zeroes moments and step counts in place; returns how many parameters had any."""
+    chosen = [p for group in optimizer.param_groups for p in group["params"]] if parameters is None else parameters
+    found = 0
+    for p in chosen:
+        state = optimizer.state.get(p, {})
+        found += "exp_avg" in state
+        for key in MOMENTS:
+            if isinstance(state.get(key), Tensor):
+                state[key].zero_()
+            elif key in state:
+                state[key] = 0
+    return found

@@ -1,0 +1,1 @@
+"""Normalisation layers: ghost batches, layer norm, batch-channel norm and standardised weights."""

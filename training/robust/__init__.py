@@ -1,0 +1,1 @@
+"""Training for robustness that is certified."""
