@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.optim.agvm import AGVM, Variances
+from zkaudit.training.optim.galore import GaLoreAdamW
 
 EAGER = Variances(every=2, warm_up=3, keep=0.9)
 
@@ -253,3 +254,19 @@ def test_equal_halves_are_refused_rather_than_measured() -> None:
         ((net(x) - y) ** 2).mean().backward()
     with pytest.raises(TrainingError, match="same gradients"):
         agvm.step()
+
+
+def test_projected_second_moments_are_refused() -> None:
+    net = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4))
+    groups = [{"params": m.parameters(), "rank": 2} for m in net]
+    optimizer = AGVM(GaLoreAdamW(groups), Variances(micro_batches=2, warm_up=0, every=1, preconditioned=True))
+
+    def update() -> None:
+        for _ in range(2):
+            net(torch.randn(3, 8)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    update()
+    with pytest.raises(TrainingError, match="preconditioned=True needs second moments"):
+        update()

@@ -9,6 +9,8 @@ from torch import nn
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.low_rank.momentum_reset import MomentumReset
+from zkaudit.training.optim import moments
+from zkaudit.training.optim.galore import GaLoreAdamW
 from zkaudit.training.optim.lamb import LAMB
 
 
@@ -33,6 +35,20 @@ def test_the_first_update_after_a_reset_moves_no_entry_by_more_than_the_learning
     train(net, optimizer, 50, 51)
     for p, old in zip(net.parameters(), before.parameters(), strict=True):
         assert float((p - old).detach().abs().max()) <= 1e-2 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("states", ["int8", "fp8"])
+def test_moments_in_8_bits_read_back_as_zero(states: str) -> None:
+    net = nn.Linear(64, 80, bias=False)
+    optimizer = GaLoreAdamW(net.parameters(), states=states)
+    MomentumReset(optimizer, every=1)
+    net(torch.ones(2, 64)).square().sum().backward()
+    optimizer.step()
+    state = optimizer.state[net.weight]
+    for name, signed in (("exp_avg", True), ("exp_avg_sq", False)):
+        assert not moments.kept(state, name, torch.float32, signed=signed).any()
+    optimizer.step()
+    assert net.weight.isfinite().all()
 
 
 def test_parameters_that_are_not_named_keep_their_moments() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.low_rank.factorised import FactorisedLinear, low_rank
 from zkaudit.training.low_rank.refactorisation import Refactorisation, refactorise
+from zkaudit.training.optim.galore import GaLoreAdamW
 
 
 @given(m=st.integers(4, 16), n=st.integers(4, 16), rank=st.integers(1, 3), skew=st.floats(0.01, 100))
@@ -110,3 +111,13 @@ def test_bad_options_are_one_sentence(options: dict[str, object] | None, sentenc
         low_rank(net, 3)
     with pytest.raises(TrainingError, match=sentence):
         Refactorisation(net, torch.optim.AdamW(net.parameters()), **(options or {}))
+
+
+def test_first_moments_in_8_bits_cannot_be_carried() -> None:
+    net = nn.Sequential(nn.Linear(1100, 1100, bias=False))
+    low_rank(net, 4, targets=["0"])
+    optimizer = GaLoreAdamW(net.parameters(), states="int8")
+    Refactorisation(net, optimizer, every=1, moments="carry")
+    net(torch.ones(1, 1100)).square().sum().backward()
+    with pytest.raises(TrainingError, match="moments='carry' needs first moments"):
+        optimizer.step()

@@ -36,6 +36,7 @@ METHOD = Method(
 )
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
+SCALES = ("exp_avg_scale", "exp_avg_sq_scale")  # of moments in 8 bits, whose code 0 need not be zero
 
 
 class MomentumReset:
@@ -77,7 +78,7 @@ def zero_moments(optimizer: Optimizer, parameters: Iterable[Tensor] | None) -> i
     for p in chosen:
         state = optimizer.state.get(p, {})
         found += "exp_avg" in state
-        for key in MOMENTS:
+        for key in (*MOMENTS, *SCALES):
             if isinstance(state.get(key), Tensor):
                 state[key].zero_()
             elif key in state:

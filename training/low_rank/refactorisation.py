@@ -96,8 +96,13 @@ def refactorise(layer: FactorisedLinear) -> Tensor:
 
 
 def carry(optimizer: Optimizer, layer: FactorisedLinear, change: Tensor) -> None:
-    """Writes the first moments of both factors in the new coordinates."""
+    """Writes the first moments of both factors in the new coordinates. TrainingError if they are projected or in 8 bits."""
     of_a, of_b = optimizer.state[layer.A].get("exp_avg"), optimizer.state[layer.B].get("exp_avg")
+    for moment, p in ((of_a, layer.A), (of_b, layer.B)):
+        if moment is not None and (moment.shape != p.shape or moment.element_size() == 1):
+            raise TrainingError(
+                "moments='carry' needs first moments of the factors' shape in floating point: use 'keep' or 'reset'"
+            )
     if of_a is not None:
         of_a.copy_(torch.linalg.pinv(change).T @ of_a.double())
     if of_b is not None:

@@ -37,7 +37,7 @@ METHOD = Method(
     use=(
         "from zkaudit.training.optim.agvm import AGVM, Variances\n"
         "\n"
-        "groups = [{'params': m.parameters()} for m in (model.backbone, model.neck, model.head)]\n"
+        'groups = [{"params": m.parameters()} for m in (model.backbone, model.neck, model.head)]\n'
         "optimizer = AGVM(torch.optim.SGD(groups, lr=0.1), Variances(micro_batches=2))  # two backward passes, then step"
     ),
     avoid="Not for one parameter group or an odd number of micro-batches. A head that learns fast is driven further.",
@@ -202,8 +202,10 @@ class AGVM(Optimizer):
         self._products[i] += torch.stack([(x.double() * y.double()).sum() for x, y in pairs]).cpu()
 
     def _conditioned(self, p: Tensor, half: Tensor, i: int) -> Tensor:
-        """As Adam would divide it."""
+        """As Adam would divide it; TrainingError if the second moments are projected or in 8 bits."""
         group, past = self.param_groups[i], self.state[p].get("exp_avg_sq")
+        if past is not None and (past.shape != p.shape or past.element_size() == 1):
+            raise TrainingError("preconditioned=True needs second moments of each parameter's shape in floating point")
         beta2, square = group["betas"][1], half * half
         v = (1 - beta2) * square if past is None else beta2 * past + (1 - beta2) * square
         conditioned: Tensor = half / (v.sqrt() + group["eps"])

@@ -32,9 +32,9 @@ METHOD = Method(
     use=(
         "from zkaudit.training.optim.galore import GaLoreAdamW\n"
         "\n"
-        "optimizer = GaLoreAdamW(model.parameters(), lr=1e-3, states='int8')  # without a rank, 8-bit AdamW"
+        'optimizer = GaLoreAdamW(model.parameters(), lr=1e-3, states="int8")  # without a rank, 8-bit AdamW'
     ),
-    avoid="Small models: a moment of fewer than 4096 numbers stays in float32. On a CPU a step takes a quarter longer.",
+    avoid="Small models: a moment of fewer than 4096 numbers stays in float32. On a CPU a small model's step takes 30% longer.",
 )
 
 BLOCK = 256

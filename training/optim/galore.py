@@ -52,7 +52,7 @@ METHOD = Method(
     use=(
         "from zkaudit.training.optim.galore import GaLoreAdamW, low_rank_groups\n"
         "\n"
-        "optimizer = GaLoreAdamW(low_rank_groups(model, rank=128), states='fp8', betas=(0.9, 0.95))\n"
+        'optimizer = GaLoreAdamW(low_rank_groups(model, rank=128), states="fp8", betas=(0.9, 0.95))\n'
         "print(optimizer.fallbacks)  # what is not projected, or kept in float32, and why"
     ),
     avoid="Models with a few small matrices: embeddings and head keep whole states. With states in FP8, beta2 of 0.999 drifts.",

@@ -41,7 +41,7 @@ METHOD = Method(
     use=(
         "from zkaudit.training.schedule.wsd import WSD\n"
         "\n"
-        "scheduler = WSD(optimizer, warmup=500, decay=1000, shape='1-sqrt', floor=0.0)  # the length is left open\n"
+        'scheduler = WSD(optimizer, warmup=500, decay=1000, shape="1-sqrt", floor=0.0)  # the length is left open\n'
         "scheduler.start_decay()  # at any step; from a checkpoint too"
     ),
     avoid=(
