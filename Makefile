@@ -21,7 +21,7 @@ endif
 export CXX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast fuzz sanitize lint bench bench-audit
+.PHONY: help demo test test-fast fuzz sanitize lint bench bench-audit bench-training
 
 help:
 	@echo "make demo       train on handwritten digits, prove it, verify the proof"
@@ -31,6 +31,7 @@ help:
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make bench      time prover and verifier, and the curve beside other libraries; JSON in benchmarks/results"
 	@echo "make bench-audit   attacks side by side, fifteen tests of what updates leak, the base-model screen; JSON there too"
+	@echo "make bench-training   each training method: what was published, and what it does here; JSON there too"
 
 # The proof travels alone: it is verified in a folder that holds nothing else.
 demo: $(STAMP)
@@ -69,6 +70,9 @@ bench: $(BENCH_STAMP)
 bench-audit: $(STAMP)
 	$(BIN)/python benchmarks/attacks.py
 	$(BIN)/python benchmarks/screen.py --json benchmarks/results/screen.json
+
+bench-training: $(STAMP)
+	$(BIN)/python benchmarks/training.py --json benchmarks/results/training.json
 
 # What is compared with is large and only needed here.
 $(BENCH_STAMP): $(STAMP)

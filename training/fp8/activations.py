@@ -42,7 +42,7 @@ print(done.left)  # what stays as it was; done.remove() undoes it
 """,
     avoid=(
         "models whose activations are a small part of memory, and gradients that must be exact: they are 2 to 6 % off "
-        "on a small model"
+        "on a small model; with StreamBP set exact=True, or what runs again differs a little from what ran"
     ),
 )
 
