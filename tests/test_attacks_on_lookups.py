@@ -55,7 +55,8 @@ class CountsAfterwards(ClearProver):
 
     def commit(self, blocks: Sequence[Block], tables: Mapping[str, Any], name: str) -> None:
         if name == "multiplicities":
-            gamma, beta = copy.deepcopy(self.transcript).challenges(b"lookup", 2)
+            ahead = copy.deepcopy(self.transcript)
+            gamma, beta = (ahead.challenge(b"lookup") for _ in range(2))
             shifted, outside = gamma - beta * beta * 8, int(tables["r0.1"].max())
             CountsAfterwards.extra = _short_combination(
                 [inverse(shifted - row) for row in range(6)], inverse(shifted - outside)

@@ -72,7 +72,7 @@ class Channel(ABC):
 
     def challenges(self, label: str, count: int) -> list[int]:
         """A vector of challenges."""
-        return self.transcript.challenges(label.encode(), count)
+        return [self.challenge(label) for _ in range(count)]
 
     def random_weights(self, label: str, length: int) -> Array:
         """The first `length` entries of the eq table of a random point: weights for a batched relation, (length, 4)."""

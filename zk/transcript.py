@@ -24,10 +24,6 @@ class Transcript:
         self._append(b"challenge", label, b"")
         return int.from_bytes(hashlib.sha512(b"output" + self._state).digest(), "little") % MODULUS
 
-    def challenges(self, label: bytes, count: int) -> list[int]:
-        """`count` field elements in a row."""
-        return [self.challenge(label) for _ in range(count)]
-
     def _append(self, *parts: bytes) -> None:
         self._state = hashlib.sha512(self._state + _framed(*parts)).digest()
 

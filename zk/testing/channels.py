@@ -17,7 +17,7 @@ import numpy as np
 
 from zkaudit.zk import curve
 from zkaudit.zk.block import Block
-from zkaudit.zk.channel import Blinder, ClearProver, ClearVerifier, ProverChannel, Tables, VerifierChannel
+from zkaudit.zk.channel import Blinder, Channel, ClearProver, ClearVerifier, ProverChannel, Tables, VerifierChannel
 from zkaudit.zk.curve import Points
 from zkaudit.zk.errors import InvalidProof
 from zkaudit.zk.field import MODULUS
@@ -75,7 +75,18 @@ class ChannelProtocol(Protocol):
         self.verifier(statement, HidingSimulator(self.domain, self.columns, line))
 
 
-class _ClearProver(ClearProver):
+class _OnLine(Channel):
+    """A channel whose challenges the line sees and may program."""
+
+    _line: ProverLine | VerifierLine
+
+    def challenge(self, label: str) -> int:
+        return self._line.challenge(label, MODULUS, lambda: super(_OnLine, self).challenge(label))
+
+
+class _ClearProver(_OnLine, ClearProver):
+    _line: ProverLine
+
     def __init__(self, domain: bytes, line: ProverLine) -> None:
         super().__init__(domain)
         self._line = line
@@ -90,14 +101,10 @@ class _ClearProver(ClearProver):
             sent = self._line.send(f"{name} {block.name}", table, Table((block.highs, block.lows)))
             super().commit([block], {block.name: sent}, name)
 
-    def challenge(self, label: str) -> int:
-        return self._line.challenge(label, MODULUS, lambda: self.transcript.challenge(label.encode()))
 
-    def challenges(self, label: str, count: int) -> list[int]:
-        return [self.challenge(label) for _ in range(count)]
+class _ClearVerifier(_OnLine, ClearVerifier):
+    _line: VerifierLine
 
-
-class _ClearVerifier(ClearVerifier):
     def __init__(self, domain: bytes, line: VerifierLine) -> None:
         self._heard: list[Any] = []
         super().__init__(domain, self._heard)
@@ -115,23 +122,13 @@ class _ClearVerifier(ClearVerifier):
     def require_zero(self, expression: Linear, name: str) -> None:
         self._line.require(self._value(expression) == 0, name)
 
-    def challenge(self, label: str) -> int:
-        return self._line.challenge(label, MODULUS, lambda: self.transcript.challenge(label.encode()))
 
-    def challenges(self, label: str, count: int) -> list[int]:
-        return [self.challenge(label) for _ in range(count)]
+class _HidingProver(_OnLine, HidingProver):
+    _line: ProverLine
 
-
-class _HidingProver(HidingProver):
     def __init__(self, domain: bytes, columns: int, line: ProverLine) -> None:
         super().__init__(domain, columns, Blinder(), check=False)
         self._line = line
-
-    def challenge(self, label: str) -> int:
-        return self._line.challenge(label, MODULUS, lambda: self.transcript.challenge(label.encode()))
-
-    def challenges(self, label: str, count: int) -> list[int]:
-        return [self.challenge(label) for _ in range(count)]
 
     def _write_points(self, points: Points, name: str) -> None:
         self._send(curve.compress(points), name, EncodedPoints(len(points)))
@@ -146,16 +143,12 @@ class _HidingProver(HidingProver):
         self.proof += sent
 
 
-class _HidingVerifier(HidingVerifier):
+class _HidingVerifier(_OnLine, HidingVerifier):
+    _line: VerifierLine
+
     def __init__(self, domain: bytes, columns: int, line: VerifierLine) -> None:
         super().__init__(domain, columns, b"")
         self._line = line
-
-    def challenge(self, label: str) -> int:
-        return self._line.challenge(label, MODULUS, lambda: self.transcript.challenge(label.encode()))
-
-    def challenges(self, label: str, count: int) -> list[int]:
-        return [self.challenge(label) for _ in range(count)]
 
     def _take(self, size: int, name: str) -> bytes:
         points = size % POINT_BYTES == 0

@@ -32,9 +32,6 @@ class HidingSimulator(HidingVerifier):
     def challenge(self, label: str) -> int:
         return self._line.challenge(label, MODULUS)
 
-    def challenges(self, label: str, count: int) -> list[int]:
-        return [self.challenge(label) for _ in range(count)]
-
     def settle(self) -> None:
         if self._opened is None:
             raise AssertionError("a dialogue settles after its opening")
