@@ -13,17 +13,17 @@ percent at 0.95."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.fp8 import codes
 from zkaudit.training.fp8.expansion import Expanded, contract, expand
 from zkaudit.training.method import Method
+from zkaudit.training.optim.parameter_wise import ParameterWise
 
 METHOD = Method(
     name="coat-states",
@@ -45,7 +45,7 @@ print(len(optimizer.full_precision), "parameters keep float32 moments")
 NAMES = ("exp_avg", "exp_avg_sq")
 
 
-class CoatAdamW(Optimizer):
+class CoatAdamW(ParameterWise):
     """AdamW whose moments are stored as E4M3 codes, with a float32 largest size and power for each `group` of numbers.
 
     Parameters of fewer than `smallest` numbers (norms, biases) keep float32 moments: `full_precision` lists them. States take
@@ -93,20 +93,7 @@ class CoatAdamW(Optimizer):
         """The parameters whose moments stay in float32."""
         return [p for options in self.param_groups for p in options["params"] if p.numel() < options["smallest"]]
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step; `closure` as in torch.optim."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for options in self.param_groups:
-            for parameter in options["params"]:
-                if parameter.grad is not None:
-                    self._step_of(parameter, options)
-        return loss
-
-    def _step_of(self, parameter: Tensor, options: dict[str, Any]) -> None:
+    def step_parameter(self, parameter: Tensor, options: dict[str, Any]) -> None:
         gradient, state = parameter.grad, self.state[parameter]
         assert gradient is not None
         if gradient.layout != torch.strided or gradient.is_complex():

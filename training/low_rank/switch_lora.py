@@ -16,16 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.low_rank.linears import LowRankLinear, TakenOver, full_parameters, replace_linears
 from zkaudit.training.method import Method
+from zkaudit.training.optim.parameter_wise import ParameterWise
 
 METHOD = Method(
     name="switch-lora",
@@ -158,7 +158,7 @@ def switch_lora(
     return replace_linears(model, lambda linear: SwitchLinear(linear, rank, alpha, generator), rank, targets)
 
 
-class SwitchAdamW(Optimizer):
+class SwitchAdamW(ParameterWise):
     """AdamW for a model with `SwitchLinear` layers: each `step` first switches what the schedule asks for, then updates.
 
     Moments and step counts of A and B are kept per vector. Other trainable parameters get plain AdamW and are listed in `full`;
@@ -186,26 +186,13 @@ class SwitchAdamW(Optimizer):
             [group for group in groups if group["params"]], {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step_all(self) -> None:
         """One update. Gradients taken before the switch hold after it, but for the counterparts', which stand still."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         done = self.param_groups[0]["updates"]
         for position, layer in enumerate(self.layers):
             self._switch(layer, done, position / len(self.layers))
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, p.grad, group)
+        super().step_all()
         self.param_groups[0]["updates"] = done + 1
-        return loss
 
     def _switch(self, layer: SwitchLinear, done: int, offset: float) -> None:
         state_a, state_b = self._vectors(layer.A, 0), self._vectors(layer.B, 1)
@@ -236,7 +223,9 @@ class SwitchAdamW(Optimizer):
             state["frozen"] = torch.zeros(one_each, device=p.device, dtype=p.dtype)  # as load_state_dict returns it
         return state
 
-    def _update(self, p: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
+    def step_parameter(self, p: Tensor, group: dict[str, Any]) -> None:
+        grad = p.grad
+        assert grad is not None
         state = self.state[p]
         if not state:
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)

@@ -15,18 +15,18 @@ expanded FP8 (fp8/expansion.py), in which slow second moments drift at beta2 0.9
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.method import Method
 from zkaudit.training.optim import moments
+from zkaudit.training.optim.parameter_wise import ParameterWise
 from zkaudit.training.optim.projection import (
     PROJECTIONS,
     REFRESHES,
@@ -68,7 +68,7 @@ class Fallback:
     reason: str
 
 
-class GaLoreAdamW(Optimizer):
+class GaLoreAdamW(ParameterWise):
     """AdamW in which groups with a rank are projected; a group without one, or with rank None, is plain AdamW.
 
     Parameters of a projected group that are not matrices, or whose smaller side is not above the rank, get plain AdamW;
@@ -111,18 +111,6 @@ class GaLoreAdamW(Optimizer):
                 reasons = [_plain_because(p, group), _uncompressed_because(p, group)]
                 found += [Fallback(name, tuple(p.shape), reason) for reason in reasons if reason]
         return found
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.step_parameter(p, group)
-        return loss
 
     def step_parameter(self, p: Tensor, group: dict[str, Any]) -> None:
         """One step of one parameter with the gradient in `p.grad`."""

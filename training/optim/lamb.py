@@ -10,17 +10,16 @@ always_adapt=True, but has no phi, clips by the global norm unless told not to, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.method import Method
 from zkaudit.training.optim.lars import dense, is_adapted, not_adapted, ratio_or_one
+from zkaudit.training.optim.parameter_wise import ParameterWise
 
 METHOD = Method(
     name="lamb",
@@ -42,7 +41,7 @@ METHOD = Method(
 )
 
 
-class LAMB(Optimizer):
+class LAMB(ParameterWise):
     """`params` as for any torch optimizer (named ones give names in `plain`). A group may set `adapt=False` to get plain Adam.
 
     Raises TrainingError for an option out of range and for sparse gradients."""
@@ -71,23 +70,8 @@ class LAMB(Optimizer):
         """The parameters that get the base rule, without ratio and weight decay."""
         return not_adapted(self)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, dense(p.grad, self), group)
-        return loss
-
-    def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+    def step_parameter(self, p: Tensor, group: dict[str, Any]) -> None:
+        grad = dense(p, self)
         state = self.state[p]
         if not state:
             state["step"] = torch.zeros(())

@@ -8,8 +8,7 @@ to be imported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch.optim.optimizer import ParamsT
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.method import Method
+from zkaudit.training.optim.parameter_wise import ParameterWise
 
 METHOD = Method(
     name="lars",
@@ -39,7 +39,7 @@ METHOD = Method(
 )
 
 
-class LARS(Optimizer):
+class LARS(ParameterWise):
     """`params` as for any torch optimizer (named ones give names in `plain`). A group may set `adapt=False` to get plain SGD.
 
     Raises TrainingError for an option out of range and for sparse gradients."""
@@ -62,23 +62,8 @@ class LARS(Optimizer):
         """The parameters that get the base rule, without ratio and weight decay."""
         return not_adapted(self)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, dense(p.grad, self), group)
-        return loss
-
-    def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+    def step_parameter(self, p: Tensor, group: dict[str, Any]) -> None:
+        grad = dense(p, self)
         change = grad
         if is_adapted(p, group):
             decay = group["weight_decay"]
@@ -114,8 +99,9 @@ def ratio_or_one(top: Tensor, bottom: Tensor, given: Tensor) -> Tensor:
     return torch.where(given > 0, top / bottom, torch.ones_like(top))
 
 
-def dense(grad: Tensor, optimizer: Optimizer) -> Tensor:
-    """The gradient, or TrainingError if it is sparse."""
-    if grad.is_sparse:
+def dense(p: Tensor, optimizer: Optimizer) -> Tensor:
+    """The gradient of `p`, or TrainingError if it is sparse."""
+    assert p.grad is not None
+    if p.grad.is_sparse:
         raise TrainingError(f"{type(optimizer).__name__} takes no sparse gradients: build the embedding with sparse=False")
-    return grad
+    return p.grad
