@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreted_kernels import interpreted
 
 from zkaudit.training.fp8 import codes, expansion, states
 from zkaudit.training.fp8.codes import E4M3, E5M2, Format
@@ -18,26 +18,14 @@ from zkaudit.training.fp8.expansion import Expanded
 pytest.importorskip("triton", reason="Triton is not installed")
 
 
-def interpreted() -> ModuleType:
-    """The kernels' module once more, for the interpreter: Triton asks when a kernel is defined."""
-    spec = importlib.util.find_spec("zkaudit.training.fp8.kernels")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        spec.loader.exec_module(module)
-    module.BLOCK = 128  # type: ignore[attr-defined]  # the interpreter's time goes by numbers, those of masked lanes too
-    return module
-
-
 def compiled() -> ModuleType:
     from zkaudit.training.fp8 import kernels
 
     return kernels
 
 
-INTERPRETED = interpreted()
+INTERPRETED = interpreted("zkaudit.training.fp8.kernels")
+INTERPRETED.BLOCK = 128  # type: ignore[attr-defined]  # the interpreter's time goes by numbers, those of masked lanes too
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda sees no GPU")
 MACHINES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
 BOTH = pytest.mark.parametrize("code", [E4M3, E5M2], ids=lambda code: code.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,22 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreted_kernels import interpreted
 
 from zkaudit.training.fixedpoint import rescale
 
 pytest.importorskip("triton", reason="Triton is not installed")
-
-
-def interpreted() -> ModuleType:
-    """The kernels' module once more, for the interpreter: Triton asks when a kernel is defined."""
-    spec = importlib.util.find_spec("zkaudit.training.fixedpoint.rescale_kernels")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        spec.loader.exec_module(module)
-    return module
 
 
 def compiled() -> ModuleType:
@@ -36,7 +24,7 @@ def compiled() -> ModuleType:
     return rescale_kernels
 
 
-INTERPRETED = interpreted()
+INTERPRETED = interpreted("zkaudit.training.fixedpoint.rescale_kernels")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda sees no GPU")
 MACHINES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
 
