@@ -7,13 +7,13 @@ where each entry moves by the whole learning rate. k is an option; the paper's a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from zkaudit.training.errors import TrainingError
+from zkaudit.training.low_rank.periodic import Periodic
 from zkaudit.training.method import Method
 
 METHOD = Method(
@@ -39,32 +39,18 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
 SCALES = ("exp_avg_scale", "exp_avg_sq_scale")  # of moments in 8 bits, whose code 0 need not be zero
 
 
-class MomentumReset:
+class MomentumReset(Periodic):
     """Zeroes the moments of `parameters` (None: all) after each `every`-th step of `optimizer`, by a hook on it.
 
     Works wherever `optimizer.step` is called, HF Trainer too. `state_dict` holds the count of steps.
     Raises TrainingError for bad options, and at the first reset if the optimizer keeps no Adam moments."""
 
     def __init__(self, optimizer: Optimizer, every: int = 200, parameters: Iterable[Tensor] | None = None) -> None:
-        if every < 1:
-            raise TrainingError(f"every is {every}: it must be at least 1")
-        self.every, self.steps = every, 0
+        super().__init__(optimizer, every)
         self.parameters = None if parameters is None else list(parameters)
-        self._hook = optimizer.register_step_post_hook(self._after_step)
 
-    def remove(self) -> None:
-        """Takes the hook off the optimizer."""
-        self._hook.remove()
-
-    def state_dict(self) -> dict[str, int]:
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.steps = state["steps"]
-
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.steps += 1
-        if self.steps % self.every == 0 and not zero_moments(optimizer, self.parameters):
+    def act(self, optimizer: Optimizer) -> None:
+        if not zero_moments(optimizer, self.parameters):
             raise TrainingError(
                 f"{type(optimizer).__name__} keeps no Adam moments that could be reset: use Adam, AdamW or LAMB"
             )

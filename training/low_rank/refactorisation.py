@@ -9,8 +9,6 @@ as momentum_reset.py does)."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,6 +16,7 @@ from torch.optim import Optimizer
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.low_rank.factorised import FactorisedLinear, balanced
 from zkaudit.training.low_rank.momentum_reset import zero_moments
+from zkaudit.training.low_rank.periodic import Periodic
 from zkaudit.training.method import Method
 
 METHOD = Method(
@@ -43,7 +42,7 @@ METHOD = Method(
 MOMENTS = ("keep", "carry", "reset")
 
 
-class Refactorisation:
+class Refactorisation(Periodic):
     """Balances the factors of every `FactorisedLinear` of `model` after each `every`-th step of `optimizer`, by a hook on it.
 
     Works wherever `optimizer.step` is called, HF Trainer too. `state_dict` holds the count of steps.
@@ -53,27 +52,12 @@ class Refactorisation:
         self.layers = [module for module in model.modules() if isinstance(module, FactorisedLinear)]
         if not self.layers:
             raise TrainingError("the model has no FactorisedLinear layer: call low_rank(model, rank) first")
-        if every < 1:
-            raise TrainingError(f"every is {every}: it must be at least 1")
         if moments not in MOMENTS:
             raise TrainingError(f"moments is {moments!r}: it must be one of {', '.join(MOMENTS)}")
-        self.every, self.moments, self.steps = every, moments, 0
-        self._hook = optimizer.register_step_post_hook(self._after_step)
+        self.moments = moments
+        super().__init__(optimizer, every)
 
-    def remove(self) -> None:
-        """Takes the hook off the optimizer."""
-        self._hook.remove()
-
-    def state_dict(self) -> dict[str, int]:
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.steps = state["steps"]
-
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.steps += 1
-        if self.steps % self.every:
-            return
+    def act(self, optimizer: Optimizer) -> None:
         for layer in self.layers:
             change = refactorise(layer)
             if self.moments == "carry":
