@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+from fuzz.drafts import Draft, canonical
 from py_ecc.optimized_bls12_381 import field_modulus as P
 
 from zkaudit.zk import reference
+from zkaudit.zk.proof_file import SECTIONS
 from zkaudit.zk.reference import conventions, dialogue
 
-SECTIONS = ("header", "data", "start", "end", "proof")
 R = conventions.R
 IDENTITY = b"\xc0" + bytes(47)
 Parts = dict[str, bytes]
@@ -20,21 +21,13 @@ Mutation = Callable[["Original", random.Random], bytes]
 
 def split(file: bytes) -> Parts:
     """The sections of a file."""
-    place, parts = 12, {}
-    for name in SECTIONS:
-        length = int.from_bytes(file[place : place + 8], "little")
-        parts[name] = file[place + 8 : place + 8 + length]
-        place += 8 + length
-    return parts
+    draft = Draft.read(file)
+    assert draft is not None
+    return dict(zip(SECTIONS, draft.sections(), strict=True))
 
 
 def join(parts: Parts) -> bytes:
-    body = (len(parts[name]).to_bytes(8, "little") + parts[name] for name in SECTIONS)
-    return b"ZKAUDIT\0\1\0\0\0" + b"".join(body)
-
-
-def canonical(known: object) -> bytes:
-    return json.dumps(known, sort_keys=True, separators=(",", ":")).encode()
+    return Draft(**parts).encode()
 
 
 def derived(parts: Parts, changes: dict[str, object] | None = None) -> bytes:
