@@ -97,10 +97,13 @@ def run(protocol: Protocol, statement: Any, witness: Any, intruder: Intruder | N
     return Run(statement, tuple(line.messages), tuple(line.challenges), line.coins)
 
 
-def simulated(protocol: Protocol, statement: Any, coins: Coins) -> Run:
-    """Let the simulator speak."""
+Simulator = Callable[[Any, ProverLine], None]
+
+
+def simulated(protocol: Protocol, statement: Any, coins: Coins, simulator: Simulator | None = None) -> Run:
+    """Let the simulator speak: the protocol's own unless another is given."""
     line = ProverLine(coins=coins)
-    protocol.simulate(statement, line)
+    (simulator or protocol.simulate)(statement, line)
     return Run(statement, tuple(line.messages), tuple(line.challenges), line.coins)
 
 

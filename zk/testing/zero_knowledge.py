@@ -10,31 +10,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from zkaudit.zk.testing.checkers import search
-from zkaudit.zk.testing.line import Coins, ProverLine
-from zkaudit.zk.testing.protocol import CounterExample, Protocol, Run, refusal, run
+from zkaudit.zk.testing.line import Coins
+from zkaudit.zk.testing.protocol import CounterExample, Protocol, Run, Simulator, refusal, run, simulated
 
 THRESHOLD = 12.0  # standard deviations of a chi-square statistic: by chance one pair of bytes in 10^10 differs more
 PAIRS = 400  # differences that are compared
 
-Simulator = Callable[[Any, ProverLine], None]
-
 
 def assert_hiding(protocol: Protocol, simulator: Simulator | None = None, runs: int | None = None, examples: int = 2) -> None:
     """CounterExample if proofs and simulated proofs differ. Without `simulator` the protocol's own is taken."""
-    simulate = simulator or protocol.simulate
 
     def hidden(instance: tuple[Any, Any]) -> None:
         statement, witness = instance
         real, made = [], []
         for _ in range(runs or protocol.runs):
-            coins = Coins(programmed=True)
-            line = ProverLine(coins=coins)
-            simulate(statement, line)
-            made.append(Run(statement, tuple(line.messages), tuple(line.challenges), coins))
+            made.append(simulated(protocol, statement, Coins(programmed=True), simulator))
             real.append(run(protocol, statement, witness, coins=Coins(programmed=True)))
             for kind, one in (("simulated", made[-1]), ("honest", real[-1])):
                 if (reason := refusal(protocol, statement, one.messages, one.coins)) is not None:
