@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from zkaudit.training.method import CHANGES, Method
+from zkaudit.training.method import BINDINGS, CHANGES, Method
 
 MODULES = (
     *("optim.galore", "optim.fira", "optim.block_int8"),
@@ -59,11 +59,13 @@ def as_markdown(methods: dict[str, Method]) -> str:
 
 def described(method: Method) -> list[tuple[str, str]]:
     """What there is to say of a method, heading and text."""
+    binding = [("binding", _sentence(BINDINGS[method.binding]))] if method.binding else []
     return [
         ("import", f"`{method.where}`"),
         ("published", _sentence(method.effect)),
         ("not for", _sentence(method.avoid)),
         ("code", _sentence(method.library or "ours")),
+        *binding,
         ("proof", _sentence(method.provable)),
         ("a server sees", _sentence(method.server_sees)),
     ]

@@ -7,11 +7,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CHANGES = ("memory", "speed", "batch", "schedule", "model", "robustness", "search")
+BINDINGS = {  # what kind of choice a method makes, and how far it can be checked
+    "": "makes no choice of records, objectives or models: its steps are bound as every step is",
+    "declared": "declared: a record says what was chosen and is bound to the run; the rule itself is taken on trust",
+    "replayable": "replayable: from seed, data and records an auditor computes the same choice again, bit for bit",
+    "in circuit": "in circuit: a proof shows that the choice follows the rule",
+}
 
 
 @dataclass(frozen=True)
 class Method:
-    """One method. `changes` are of CHANGES; `provable` and `server_sees` are sentences."""
+    """One method. `changes` are of CHANGES, `binding` of BINDINGS; `provable` and `server_sees` are sentences."""
 
     name: str  # as in configuration and documents, with hyphens
     title: str
@@ -24,7 +30,12 @@ class Method:
     server_sees: str  # what an update shows a server, against the plain gradient
     use: str  # the lines of code that use it
     avoid: str  # when to leave it, and what it does not go with
+    binding: str = ""  # what kind of choice it makes, of BINDINGS
 
     def __post_init__(self) -> None:
         if unknown := [change for change in self.changes if change not in CHANGES]:
             raise ValueError(f"method {self.name!r} changes {unknown[0]!r}, which is none of {', '.join(CHANGES)}")
+        if self.binding not in BINDINGS:
+            raise ValueError(
+                f"method {self.name!r} has binding {self.binding!r}, which is none of {', '.join(map(repr, BINDINGS))}"
+            )
