@@ -1,13 +1,14 @@
 """What a command can end in: the exit codes, and the sentence and code for each kind of failure.
 
-0: done, or the proof is valid. 1: the proof is invalid. 2: bad input or usage. 130: stopped by the user.
+0: done, or the proof is valid. 1: the proof is invalid, or about something else than it was given with. 2: bad input or usage.
+130: stopped by the user.
 """
 
 from __future__ import annotations
 
 import sys
 
-from zkaudit.zk.errors import BadInput, InvalidProof
+from zkaudit.zk.errors import BadInput, InvalidProof, NotBound
 
 DONE, INVALID, UNUSABLE, STOPPED = 0, 1, 2, 130
 EXTRAS = {  # which extra brings a package
@@ -24,6 +25,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return "stopped; run the same command again to go on", STOPPED
     if isinstance(error, InvalidProof):
         return f"the proof is invalid: {error}", INVALID
+    if isinstance(error, NotBound):
+        return str(error), INVALID
     if isinstance(error, BadInput) or _is_error_of("training", error) or _is_error_of("attacks", error):
         return str(error), UNUSABLE
     if isinstance(error, ModuleNotFoundError) and error.name and (extra := EXTRAS.get(error.name.partition(".")[0])):

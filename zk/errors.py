@@ -1,4 +1,4 @@
-"""What can go wrong, as a user sees it: the input is unusable, or a proof is not valid."""
+"""What can go wrong, as a user sees it: the input is unusable, a proof is not valid, or it speaks about something else."""
 
 
 class BadInput(Exception):
@@ -7,3 +7,7 @@ class BadInput(Exception):
 
 class InvalidProof(Exception):
     """A well-formed file whose proof must not be believed; the message names the check that failed."""
+
+
+class NotBound(Exception):
+    """A valid proof that speaks about something else than what stands beside it; the message is a sentence that says where."""

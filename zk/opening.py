@@ -133,11 +133,12 @@ def check_model(proof_path: Path, model_path: Path, opening_path: Path) -> None:
     blocks = layout.end if which == "end" else layout.start
     weights = _read_model(model_path, which, statement.widths, statement.weight_bits)
     tables = weight_tables(layout, which, weights)
-    if not _opens(opening, blocks, tables, statement.columns):
+    if not opens(opening, blocks, tables, statement.columns):
         raise InvalidProof(f"{model_path} does not hold the {which} weights that the proof commits to")
 
 
-def _opens(opening: Opening, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int) -> bool:
+def opens(opening: Opening, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int) -> bool:
+    """Whether a fresh commitment to `tables` under the opening's blindings is the opening's commitment, byte for byte."""
     if opening.columns != columns or len(opening.blindings) != hyrax.rows(blocks, columns):
         return False
     return curve.compress(hyrax.commit_with(blocks, tables, columns, opening.blindings)) == opening.commitment

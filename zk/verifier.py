@@ -36,7 +36,7 @@ def verify_files(paths: Sequence[Path], budget: int | None = None) -> Verdict:
     BadInput for files that are no proofs and, given a budget, for any whose `work` is above it, before that work is done.
     """
     started = time.perf_counter()
-    files = sorted((_read(path, budget) for path in _segment_paths(paths)), key=lambda file: file.statement.segment)
+    files = sorted((_read(path, budget) for path in segment_paths(paths)), key=lambda file: file.statement.segment)
     try:
         for file in files:
             verify_segment(file)
@@ -106,7 +106,8 @@ def _check_chained(before: ProofFile, after: ProofFile) -> None:
         raise InvalidProof(str(error)) from None
 
 
-def _segment_paths(paths: Sequence[Path]) -> list[Path]:
+def segment_paths(paths: Sequence[Path]) -> list[Path]:
+    """The proof files among `paths`, and those in folders among them; BadInput for a folder without any."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
