@@ -1,0 +1,1 @@
+"""Filters: which records of a pool are trained on, decided before training."""
