@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.method import Method
+from zkaudit.training.objectives.rows import batch_of
 from zkaudit.training.steps import derive_seed
 
 METHOD = Method(
@@ -182,23 +182,8 @@ def invert(inputs: Sequence[int], targets: Sequence[int], sentinels: Sequence[in
 
 
 def collate(records: Sequence[Denoised], pad: int, causal: bool = False) -> dict[str, Tensor]:
-    """input_ids, attention_mask and labels (N, length), padded on the right; labels are -100 where there is no loss.
-
-    For an encoder and decoder labels are the targets. `causal` puts inputs and targets in one row, for a decoder that shifts
-    labels itself, with loss on the targets alone.
-    """
-    rows = [record.inputs + record.targets if causal else record.inputs for record in records]
-    labels = [[-100] * len(record.inputs) + record.targets if causal else record.targets for record in records]
-    return {
-        "input_ids": _padded(rows, pad),
-        "attention_mask": _padded([[1] * len(row) for row in rows], 0),
-        "labels": _padded(labels, -100),
-    }
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+    """A batch of records (rows.py); `causal` is for a decoder alone."""
+    return batch_of([record.inputs for record in records], [record.targets for record in records], pad, causal)
 
 
 def _weighted(weights: Sequence[float], draws: random.Random) -> int:
