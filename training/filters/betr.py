@@ -35,7 +35,7 @@ METHOD = Method(
     effect="The accuracy of DCLM's filter at 1.8 to 2.5 times less compute, 4.7 times less than without a filter.",
     library="scikit-learn's TF-IDF embeds and its SGDClassifier stands for fastText; any other embedder can be given",
     provable="The choice follows from committed scores; embedder, classifier and targets are bound by their digests alone.",
-    server_sees="Gradients of records like the targets, which are thereby told; local ranks in a federation are not global ones.",
+    server_sees="Gradients of records like the targets, which are thereby told; a federation's local ranks are not global.",
     use="""
 from zkaudit.training.filters.betr import Betr
 

@@ -101,6 +101,7 @@ class PhasePlan(Sampler[list[int]]):
         self._each = [len(r) // batch if whole_batches else -(-len(r) // batch) for r in self._records]  # steps of an epoch
         self._ends = list(itertools.accumulate(p.epochs * each for p, each in zip(phases, self._each, strict=True)))
         self.steps = self._ends[-1]
+        self._last: tuple[tuple[int, int], list[int]] = (-1, -1), []
 
     def step(self, number: int) -> Step:
         """Of step `number`, counted from 0; TrainingError past the end."""
@@ -130,12 +131,11 @@ class PhasePlan(Sampler[list[int]]):
 
     def _order(self, phase: int, epoch: int) -> list[int]:
         """The phase's records in the order of its epoch; the last one asked for is kept, as steps come one after another."""
-        kept: tuple[tuple[int, int], list[int]] | None = getattr(self, "_last", None)
-        if kept is None or kept[0] != (phase, epoch):
+        if self._last[0] != (phase, epoch):
             count = sum(p.epochs for p in self.phases[:phase]) + epoch
             seed = derive_seed(self.run_seed, "mixture.phases", count)
-            kept = self._last = (phase, epoch), permuted(self._records[phase], seed)
-        return kept[1]
+            self._last = (phase, epoch), permuted(self._records[phase], seed)
+        return self._last[1]
 
 
 def stacked(labels: Sequence[str], epochs: int, batch: int, run_seed: str, *, whole_batches: bool = False) -> PhasePlan:

@@ -29,7 +29,7 @@ METHOD = Method(
     paper="Chen et al. 2023, arXiv 2307.14430",
     where="zkaudit.training.mixture.skill_it.SkillIt",
     changes=("schedule", "batch"),
-    effect="36.5 points more accuracy on LEGO than random sampling; a 3B model needs a third of the tokens of uniform sampling.",
+    effect="36.5 points more accuracy on LEGO than random; a 3B model needs a third of the tokens of uniform sampling.",
     library="",
     provable="Shares are a public function of recorded losses, computed again exactly; no relation proves the losses.",
     server_sees="The mixture and, through it, which skills a client is weak in: sum losses securely over clients.",
@@ -50,8 +50,8 @@ _DIGITS = decimal.Context(prec=50)
 
 @dataclass(frozen=True)
 class SkillItOptions:
-    """`start`: w_i, equal if None; `relative`: losses divided by the first ones seen; `mean`: of the window, not its sum, as with
-    a held-out target; `fading`: what edges between different skills are multiplied by after every round (0.5 halves them)."""
+    """`start`: w_i, equal if None; `relative`: losses divided by the first ones seen; `mean`: of the window, not its sum, as
+    with a held-out target; `fading`: what edges between different skills are multiplied by each round (0.5 halves them)."""
 
     eta: float = 0.5
     window: int = 3
