@@ -21,6 +21,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from zkaudit.training.errors import TrainingError
@@ -157,10 +158,9 @@ def _index(datasketch: Any, options: DedupOptions) -> Any:
 
 def _datasketch() -> Any:
     try:
-        import datasketch
+        return import_module("datasketch")
     except ImportError as error:
         raise TrainingError("near-duplicate removal needs datasketch 2 or later: pip install 'zkaudit[data]'") from error
-    return datasketch
 
 
 def _root(parents: dict[int, int], number: int) -> int:

@@ -60,8 +60,8 @@ class Bar:
     def passing(self) -> set[int]:
         """Ids of records that pass."""
         rounded = fixed_point(self.scores)
-        if self.keep is not None:
-            return set(keep_best(rounded, self.keep).ids)
+        if self.threshold is None:
+            return set(keep_best(rounded, self.keep or 0.0).ids)
         return set(np.flatnonzero(rounded >= fixed_point([self.threshold])[0]).tolist())
 
 

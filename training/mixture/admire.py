@@ -6,8 +6,8 @@
 
 EI is the expected improvement over the best mean seen. ADMIRE-BayesOpt (Chen et al. 2025, arXiv 2508.11551) searches a finite
 pool with EI at one size and with max-value entropy search over several; the correlation per cost that stands here for it
-is Huang et al. 2006's augmented expected improvement. The process has a Matern 5/2 kernel with a length for each source and one
-for the size, and noise, fitted by scikit-learn in each step.
+is Huang et al. 2006's augmented expected improvement. The process has a Matern 5/2 kernel with one length for all sources, as
+a few trials cannot tell theirs apart, and noise; scikit-learn fits it in each step.
 
 The best mixture differs between sizes, so a search on small models alone ends at their optimum, not the large one's. The log of
 trials is the search's record: each is in it before the next is proposed, and `check` computes the proposals again, to a
@@ -53,6 +53,7 @@ print(search.pool[search.recommend()])
 )
 
 Floats = NDArray[np.float64]
+SIZE_STEPS = (0.03, 0.1, 0.3, 1.0)  # distances between sizes that are tried, in units of the simplex
 SHORTLIST = 64  # mixtures of highest EI whose correlation between sizes is looked at
 
 
@@ -126,58 +127,71 @@ class MixtureSearch:
 
     def recommend(self) -> int:
         """The mixture of the pool with the highest mean at the largest size; ties go to the lower place."""
-        mean, _ = self._process().predict(self._points(len(self.costs) - 1), return_std=True)
-        return int(mean.argmax())
+        surface = self._surface()
+        return int(surface.process.predict(surface.points(self.pool, len(self.costs) - 1)).argmax())
 
     def acquisition(self) -> Floats:
         """Of every mixture and size (n, sizes); minus infinity where it was tried or left off the shortlist."""
-        process, last = self._process(), len(self.costs) - 1
-        mean, deviation = process.predict(self._points(last), return_std=True)
-        seen, _ = process.predict(self._points(last)[[o.trial.mixture for o in self.log]], return_std=True)
-        margin = self.options.explore * float(np.std([outcome.score for outcome in self.log]))
-        improvement = expected_improvement(mean, deviation, float(seen.max()) + margin)
-        if not last:
-            values = improvement[:, None].copy()
-        else:
-            values = np.full((len(self.pool), last + 1), -math.inf)
-            short = np.argsort(-improvement, kind="stable")[:SHORTLIST]
-            for size, cost in enumerate(self.costs):
-                together = 1.0 if size == last else self._correlation(process, short, size)
-                values[short, size] = improvement[short] * together / cost
+        surface, last = self._surface(), len(self.costs) - 1
+        mean, spread = surface.process.predict(surface.points(self.pool, last), return_std=True)
+        deviation = np.sqrt(np.maximum(spread**2 - surface.noise, 0))  # of f itself, not of a noisy score
+        best = float(mean[[outcome.trial.mixture for outcome in self.log]].max())
+        improvement = expected_improvement(mean, deviation, best + self.options.explore)
+        values = np.full((len(self.pool), last + 1), -math.inf)
+        short = np.argsort(-improvement, kind="stable")[: SHORTLIST if last else None]
+        for size, cost in enumerate(self.costs):
+            together = 1.0 if size == last else surface.correlation(self.pool[short], size, last)
+            values[short, size] = improvement[short] * together / cost
         for outcome in self.log:
             values[outcome.trial] = -math.inf
         return values
 
-    def _correlation(self, process: Any, mixtures: NDArray[np.intp], size: int) -> Floats:
-        """Between f at this size and at the largest, given the trials, not below 0."""
-        both = np.concatenate([self._points(size)[mixtures], self._points(len(self.costs) - 1)[mixtures]])
-        _, covariance = process.predict(both, return_cov=True)
-        n = len(mixtures)
-        scale = np.sqrt(np.maximum(covariance.diagonal()[:n] * covariance.diagonal()[n:], 1e-300))
-        return np.clip(covariance[:n, n:].diagonal() / scale, 0, 1)
-
-    def _points(self, size: int) -> Floats:
-        """Mixtures with the size as a last coordinate, 0 to 1 (n, k + 1); without it where there is one size."""
-        if len(self.costs) == 1:
-            return self.pool
-        return np.column_stack([self.pool, np.full(len(self.pool), size / (len(self.costs) - 1))])
-
-    def _process(self) -> Any:
-        """The Gaussian process of the log, fitted."""
+    def _surface(self) -> _Surface:
+        """The process of the log's scores, standardised, with the step between sizes that makes them likeliest."""
         if not self.log:
             raise TrainingError("there are no trials yet to learn from")
+        scores = np.array([outcome.score for outcome in self.log])
+        scores = (scores - scores.mean()) / (scores.std() or 1.0)
+        mixtures = self.pool[[outcome.trial.mixture for outcome in self.log]]
+        sizes = np.array([outcome.trial.size for outcome in self.log])
+        fitted = [_Surface.fit(mixtures, sizes, scores, step) for step in (SIZE_STEPS if len(self.costs) > 1 else (0.0,))]
+        return max(fitted, key=lambda surface: float(surface.process.log_marginal_likelihood_value_))
+
+
+@dataclass(frozen=True)
+class _Surface:
+    """A fitted process over points: a mixture's shares and, as one more coordinate, the size times `step`."""
+
+    process: Any
+    step: float
+
+    @staticmethod
+    def fit(mixtures: Floats, sizes: NDArray[np.int64], scores: Floats, step: float) -> _Surface:
         try:
             from sklearn.gaussian_process import GaussianProcessRegressor, kernels
         except ImportError as error:
             raise TrainingError("a mixture search needs scikit-learn: pip install 'zkaudit[train]'") from error
-        inputs = np.array([self._points(outcome.trial.size)[outcome.trial.mixture] for outcome in self.log])
-        kernel = kernels.ConstantKernel(1.0, (1e-2, 1e2)) * kernels.Matern(
-            np.ones(inputs.shape[1]), (0.05, 20.0), nu=2.5
-        ) + kernels.WhiteKernel(1e-2, (1e-6, 1.0))
-        process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=0)
-        with warnings.catch_warnings():  # a length at its bound is a source that does not matter, not a fault
+        smooth = kernels.ConstantKernel(1.0, (1e-2, 1e2)) * kernels.Matern(1.0, (0.05, 20.0), nu=2.5)
+        process = GaussianProcessRegressor(smooth + kernels.WhiteKernel(1e-2, (1e-6, 1.0)), random_state=0)
+        with warnings.catch_warnings():  # a parameter at its bound is no fault with few trials
             warnings.simplefilter("ignore")
-            return process.fit(inputs, [outcome.score for outcome in self.log])
+            return _Surface(process.fit(np.column_stack([mixtures, step * sizes]), scores), step)
+
+    @property
+    def noise(self) -> float:
+        """The variance of a score around f."""
+        return float(self.process.kernel_.k2.noise_level)
+
+    def points(self, mixtures: Floats, size: int) -> Floats:
+        """(n, k + 1)."""
+        return np.column_stack([mixtures, np.full(len(mixtures), self.step * size)])
+
+    def correlation(self, mixtures: Floats, size: int, last: int) -> Floats:
+        """Between f at this size and at the largest, given the trials, not below 0 (n,)."""
+        both = np.concatenate([self.points(mixtures, size), self.points(mixtures, last)])
+        _, covariance = self.process.predict(both, return_cov=True)
+        n, variance = len(mixtures), np.maximum(covariance.diagonal() - self.noise, 1e-12)
+        return np.asarray(np.clip(covariance[:n, n:].diagonal() / np.sqrt(variance[:n] * variance[n:]), 0, 1), np.float64)
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:

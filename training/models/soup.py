@@ -3,7 +3,7 @@
     uniform   all of them
     greedy    from best to worst on validation, each is added if the average with it is at least as good there
 
-Wortsman et al. 2022, arXiv 2203.05482; POINTS (Liu et al. 2024, arXiv 2409.04828) uses it for models tuned on different data, and
+Wortsman et al. 2022, arXiv 2203.05482; POINTS (Liu et al. 2024, arXiv 2409.04828) averages models tuned on different data, and
 finds the greedy one best. By construction the greedy soup is at least as good on validation as the best single model, so judge
 it on other data. All must start from the same weights (average.py). Ties are tried in the order given."""
 
