@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
 from zkaudit.training.errors import TrainingError
-from zkaudit.training.objectives.step_by_step import Explained, Pair, TwoTasks, collate
+from zkaudit.training.objectives.rows import Pair
+from zkaudit.training.objectives.step_by_step import Explained, TwoTasks, collate
 
 RECORDS = [
     Explained("the sky at noon", "blue", "light scatters"),

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Pair(NamedTuple):
+    """What a model of text to text reads and is to write."""
+
+    source: str
+    target: str
 
 
 def batch_of(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.method import Method
-from zkaudit.training.objectives.rows import batch_of
+from zkaudit.training.objectives.rows import Pair, batch_of
 
 METHOD = Method(
     name="distilling-step-by-step",
@@ -51,13 +51,6 @@ class Explained(NamedTuple):
     text: str
     label: str
     rationale: str | None = None
-
-
-class Pair(NamedTuple):
-    """What a model of text to text reads and is to write."""
-
-    source: str
-    target: str
 
 
 class Losing(Protocol):
