@@ -20,7 +20,8 @@ from zkaudit.zk.block import Block
 from zkaudit.zk.channel import Channel, ClearProver
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.field import MODULUS
-from zkaudit.zk.layout import Layout, limb_bits
+from zkaudit.zk.block import limb_bits
+from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear
 from zkaudit.zk.statement import check, largest_integer
 from zkaudit.zk.testing.segments import example, prove_in_the_clear, statement_of, trained, verify_in_the_clear, witness_of

@@ -5,7 +5,8 @@
     lookup      every range and the exponential                     lookup.py
     products    all matrix products of all layers and steps         fac4dnn.py
     weights     the update history and the end weights              history.py
-    elements    sign bits, loss, first segment's ranges             relu.py, loss.py
+    projection  GaLore's projected gradients and bases              circuit/projection.py
+    elements    sign bits, loss, moments, first segment's ranges    relu.py, loss.py, circuit/galore.py
     gather      every claim so far, zkReLU's products included      gather.py
     settle      the channel's end: one inner-product argument       hiding.py
 
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 
 from zkaudit.zk import fac4dnn, gather, history, lookup, loss, relu
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
+from zkaudit.zk.circuit import galore, projection
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.network import Network
 from zkaudit.zk.statement import POINT_BYTES, Statement, batch_rows
@@ -64,9 +66,11 @@ def prove(statement: Statement, witness: Witness, channel: ProverChannel, phases
         product_claims, weight_claims = fac4dnn.prove(network, witness, channel)
         claims += product_claims
         claims += history.prove(network, witness, weight_claims, channel)
+        claims += projection.prove(network, witness, channel)
     with phases.phase("relu", 0.75):
         claims += relu.sign_claims(layout, channel)
         claims += loss.loss_claims(layout, channel)
+        claims += galore.claims(statement, layout.named, channel)
         claims += loss.first_segment_claims(network, channel)
         gather.prove(claims, tables, layout, channel)
     with phases.phase("opening", 0.9):
@@ -86,8 +90,10 @@ def verify(statement: Statement, channel: VerifierChannel) -> None:
     product_claims, weight_claims = fac4dnn.verify(network, channel)
     claims += product_claims
     claims += history.verify(network, weight_claims, channel)
+    claims += projection.verify(network, channel)
     claims += relu.sign_claims(layout, channel)
     claims += loss.loss_claims(layout, channel)
+    claims += galore.claims(statement, layout.named, channel)
     claims += loss.first_segment_claims(network, channel)
     gather.verify(claims, layout, channel)
     channel.settle()

@@ -1,6 +1,9 @@
-"""A block: the name and shape of one committed table."""
+"""A block: the name and shape of one committed table, and the tables in which its entries are looked up."""
 
 from dataclasses import dataclass
+
+LIMB = 16
+SIGN_OFFSET = 1 << 15  # added to signed numbers of 16 bits
 
 
 @dataclass(frozen=True)
@@ -26,3 +29,26 @@ class Block:
     def rows(self, columns: int) -> int:
         """Row commitments of this block."""
         return max(1, self.size >> columns)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Every entry of `blocks` (one block, or an argument and its value) lies in table number `table`."""
+
+    table: int
+    blocks: tuple[Block, ...]
+
+
+def padded(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+def limb_bits(width: int) -> list[int]:
+    """Limbs of a number of `width` bits, lowest first: 16 bits each, the last what is left."""
+    return [min(LIMB, width - low) for low in range(0, width, LIMB)]
+
+
+def limbs(name: str, highs: int, lows: int, width: int) -> list[tuple[Block, int]]:
+    """The blocks `name`.k of a number's limbs, each with the bits of its range."""
+    return [(Block(f"{name}.{k}", highs, lows), bits) for k, bits in enumerate(limb_bits(width))]

@@ -10,33 +10,38 @@ so that a claim on weights at all steps at once,
     kappa[s, b] = c_s * sum over t > s of tau[t],
 
 is a claim on the start weights and a sumcheck over (claim, layer, sample): its cost depends on samples, not on parameters.
-Another linear optimizer is another kernel kappa; SGD's pairs are X = [A, 2^f] and Y = G. The end weights are one more claim,
+Another linear optimizer is another kernel kappa; SGD's pairs are X = [A, 2^f] and Y = G, and other methods' are in
+circuit/step.py. The end weights are one more claim,
 with all of tau on the last step. Error: (claims + 2 n + 2 log2 width + layers) / |F|."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from zkaudit.zk import field, mle, sumcheck
+from zkaudit.zk import field, sumcheck
 from zkaudit.zk.backend import place_of
+from zkaudit.zk.block import padded
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
+from zkaudit.zk.circuit import step
+from zkaudit.zk.circuit.step import Pair
 from zkaudit.zk.claims import Claim
 from zkaudit.zk.field import Array
+from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear, combination
 from zkaudit.zk.mle import random_weights
 from zkaudit.zk.network import Network
 from zkaudit.zk.stack import Stack, stack
-from zkaudit.zk.statement import Statement
 from zkaudit.zk.witness import Witness
 
 
 @dataclass(frozen=True)
 class WeightTerm:
-    """sum over t of taus[t] <W_layer[t], inputs x outputs>: taus (steps + 1, 4), inputs (d + 1, 4), outputs (d', 4)."""
+    """sum over t of taus[t] <W[t], inputs x outputs>: taus (steps + 1, 4), inputs (rows, 4), outputs (columns, 4)."""
 
-    layer: int
+    matrix: int
     taus: Array
     inputs: Array
     outputs: Array
@@ -52,82 +57,93 @@ class WeightClaim:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One term with its kernel: kappa (steps * batch, 4), the claim's power included, and that power times the sum of taus."""
+    """One term with its kernel: kappa (its pair's samples, 4), the claim's power included, and that power times the sum of
+    taus. Frozen matrices have no pair and no history."""
 
     term: WeightTerm
+    pair: Pair | None
     kappa: Array
     start: int
 
 
 def prove(network: Network, witness: Witness, weight_claims: list[WeightClaim], channel: ProverChannel) -> list[Claim]:
     """Settle claims on weights at all steps and the end weights; returns the claims left on tensors and committed weights."""
-    end = _draw_end(network.layout.statement, channel)
+    end = _draw_end(network.layout, channel)
     value = channel.send([_evaluate_end(witness, end)], "end weights")[0]
-    entries, laid, powers = _entries(network, [*weight_claims, WeightClaim(value, end)], channel)
-    used = network.layout.statement.steps * network.layout.statement.batch
+    entries, powers = _entries(network, [*weight_claims, WeightClaim(value, end)], channel)
+    updated = [entry for entry in entries if entry.pair]
+    laid = _stack(updated)
     at, shape = place_of(witness.activation(0)), (1 << laid.variables, 4)
     left, right = at.zeros(shape, np.uint64), at.zeros(shape, np.uint64)
-    for entry, offset in zip(entries, laid.offsets, strict=True):
-        term = entry.term
-        pairs = field.combine(term.inputs, witness.activation(term.layer))[:used]
-        left[offset : offset + used] = at.put(field.mul(entry.kappa, pairs))
-        right[offset : offset + used] = at.put(field.combine(term.outputs, witness.gradient(term.layer))[:used])
+    for entry, offset in zip(updated, laid.offsets, strict=True):
+        assert entry.pair
+        span = slice(offset, offset + len(entry.kappa))
+        pairs = field.combine(entry.term.inputs, witness.tensor(entry.pair.left))[: len(entry.kappa)]
+        left[span] = at.put(field.mul(entry.kappa, pairs))
+        right[span] = at.put(field.combine(entry.term.outputs, witness.tensor(entry.pair.right))[: len(entry.kappa)])
     history = channel.send([field.dot(left, right)], "update history")[0]
-    point, rest = sumcheck.prove([sumcheck.Products([left, right], [(0, 1)])], 2, history, channel, "update history")
-    values = [mle.evaluate(left, point), mle.evaluate(right, point)]
-    message = channel.send([*values, values[0] * values[1]], "update history")
+    left_over = sumcheck.prove_product(left, right, history, channel, "update history")
     weights = _weight_claims(network, entries, [*weight_claims, WeightClaim(value, end)], powers, history)
-    return [*weights, *_split(message, rest, point, laid, entries, network, channel)]
+    return [*weights, *_split(left_over, laid, updated, network)]
 
 
 def verify(network: Network, weight_claims: list[WeightClaim], channel: VerifierChannel) -> list[Claim]:
     """The verifier's side: the same claims."""
-    end = _draw_end(network.layout.statement, channel)
+    end = _draw_end(network.layout, channel)
     value = channel.receive(1, "end weights")[0]
-    entries, laid, powers = _entries(network, [*weight_claims, WeightClaim(value, end)], channel)
+    entries, powers = _entries(network, [*weight_claims, WeightClaim(value, end)], channel)
+    updated = [entry for entry in entries if entry.pair]
+    laid = _stack(updated)
     history = channel.receive(1, "update history")[0]
-    point, rest = sumcheck.verify(laid.variables, 2, history, channel, "update history")
-    message = channel.receive(3, "update history")
+    left_over = sumcheck.verify_product(laid.variables, history, channel, "update history")
     weights = _weight_claims(network, entries, [*weight_claims, WeightClaim(value, end)], powers, history)
-    return [*weights, *_split(message, rest, point, laid, entries, network, channel)]
+    return [*weights, *_split(left_over, laid, updated, network)]
 
 
-def random_layers(s: Statement, channel: Channel, label: str) -> list[tuple[int, Array, Array]]:
-    """For each layer a scale and random weights of its inputs with the bias, and of its outputs."""
-    inputs = channel.challenges(f"{label} inputs", max(s.widths[:-1]).bit_length())
-    outputs = channel.challenges(f"{label} outputs", (max(s.widths[1:]) - 1).bit_length())
-    scales = field.to_ints(field.powers(channel.challenge(f"{label} layers"), s.layers))
+def random_matrices(layout: Layout, chosen: Sequence[int], channel: Channel, label: str) -> list[tuple[int, int, Array, Array]]:
+    """For each chosen matrix its number, a scale, and random weights of its rows and of its columns."""
+    matrices = [layout.matrices[m] for m in chosen]
+    inputs = channel.challenges(f"{label} inputs", (max(matrix.rows for matrix in matrices) - 1).bit_length())
+    outputs = channel.challenges(f"{label} outputs", (max(matrix.columns for matrix in matrices) - 1).bit_length())
+    scales = field.to_ints(field.powers(channel.challenge(f"{label} layers"), len(matrices)))
     drawn = []
-    for scale, d, units in zip(scales, s.widths, s.widths[1:], strict=False):
-        drawn.append((scale, random_weights(inputs, d + 1), random_weights(outputs, units)))
+    for m, matrix, scale in zip(chosen, matrices, scales, strict=True):
+        drawn.append((m, scale, random_weights(inputs, matrix.rows), random_weights(outputs, matrix.columns)))
     return drawn
 
 
-def _draw_end(s: Statement, channel: Channel) -> list[WeightTerm]:
+def _draw_end(layout: Layout, channel: Channel) -> list[WeightTerm]:
     terms = []
-    for j, (scale, inputs, outputs) in enumerate(random_layers(s, channel, "end weights")):
-        taus = np.concatenate([field.zeros(s.steps), field.from_ints([scale])])
-        terms.append(WeightTerm(j, taus, inputs, outputs))
+    for m, scale, inputs, outputs in random_matrices(layout, layout.trained, channel, "end weights"):
+        taus = np.concatenate([field.zeros(layout.statement.steps), field.from_ints([scale])])
+        terms.append(WeightTerm(m, taus, inputs, outputs))
     return terms
 
 
 def _evaluate_end(witness: Witness, end: list[WeightTerm]) -> int:
-    values = [field.evaluate_small(witness.end[term.layer], term.inputs, term.outputs) for term in end]
+    values = [field.evaluate_small(witness.end[term.matrix], term.inputs, term.outputs) for term in end]
     return sum(field.to_ints(term.taus[-1:])[0] * value for term, value in zip(end, values, strict=True))
 
 
-def _entries(network: Network, weight_claims: list[WeightClaim], channel: Channel) -> tuple[list[_Entry], Stack, list[int]]:
-    s = network.layout.statement
+def _entries(network: Network, weight_claims: list[WeightClaim], channel: Channel) -> tuple[list[_Entry], list[int]]:
     powers = field.to_ints(field.powers(channel.challenge("weight claims"), len(weight_claims)))
-    rates, entries = field.from_ints(s.rates), []
+    pairs, entries = step.pairs(network.layout), []
     for power, claim in zip(powers, weight_claims, strict=True):
         for term in claim.terms:
-            total = field.total(term.taus)
+            total, pair = field.total(term.taus), pairs.get(term.matrix)
+            if pair is None:
+                entries.append(_Entry(term, None, field.zeros(0), power * total))
+                continue
             before = field.exclusive_cumsum(term.taus[None])[0]
-            later = field.sub(field.full(s.steps, total), before[1:])
-            kappa = field.mul(field.mul(later, rates), power)
-            entries.append(_Entry(term, np.repeat(kappa, s.batch, axis=0), power * total))
-    return entries, stack([network.layout.samples] * len(entries)), powers
+            later = field.sub(field.full(len(pair.rates), total), before[1:])
+            kappa = field.mul(field.mul(later, field.from_ints(pair.rates)), power)
+            entries.append(_Entry(term, pair, np.repeat(kappa, pair.per_step, axis=0), power * total))
+    return entries, powers
+
+
+def _stack(updated: list[_Entry]) -> Stack:
+    """One table an entry over its pair's samples."""
+    return stack([padded(len(entry.kappa)) for entry in updated])
 
 
 def _weight_claims(
@@ -137,29 +153,19 @@ def _weight_claims(
     values = [(power, claim.value) for power, claim in zip(powers, weight_claims, strict=True)]
     start, end = Claim(combination([*values, (1, history)])), Claim(weight_claims[-1].value)
     for entry in entries:
-        network.weights(start, "start", entry.term.layer, entry.start, entry.term.inputs, entry.term.outputs)
+        network.weights(start, "start", entry.term.matrix, entry.start, entry.term.inputs, entry.term.outputs)
     for term in weight_claims[-1].terms:
-        network.weights(end, "end", term.layer, field.to_ints(term.taus[-1:])[0], term.inputs, term.outputs)
+        network.weights(end, "end", term.matrix, field.to_ints(term.taus[-1:])[0], term.inputs, term.outputs)
     return [start, end]
 
 
-def _split(
-    message: list[Linear],
-    rest: Linear,
-    point: list[int],
-    laid: Stack,
-    entries: list[_Entry],
-    network: Network,
-    channel: Channel,
-) -> list[Claim]:
+def _split(left_over: tuple[list[int], Linear, Linear], laid: Stack, updated: list[_Entry], network: Network) -> list[Claim]:
     """The history's last claim is a product of two values: one of the X side with its kernel, one of the Y side."""
-    left, right, product = message
-    channel.require_product(left, right, product, "update history")
-    channel.require_zero(product - rest, "update history")
-    s = network.layout.statement
-    samples = random_weights(point, s.steps * s.batch)
+    point, left, right = left_over
     x, y = Claim(left), Claim(right)
-    for entry, prefix in zip(entries, laid.prefixes(point), strict=True):
-        network.activation(x, entry.term.layer, field.mul(entry.term.inputs, prefix), field.mul(entry.kappa, samples))
-        network.gradient(y, entry.term.layer, field.mul(entry.term.outputs, prefix), samples)
+    for entry, prefix in zip(updated, laid.prefixes(point), strict=True):
+        assert entry.pair
+        samples = random_weights(point, len(entry.kappa))
+        network.add(x, entry.pair.left, field.mul(entry.term.inputs, prefix), field.mul(entry.kappa, samples))
+        network.add(y, entry.pair.right, field.mul(entry.term.outputs, prefix), samples)
     return [x, y]

@@ -14,20 +14,28 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from zkaudit.zk.block import Block
+from zkaudit.zk.block import Block, Lookup, limb_bits, padded
+from zkaudit.zk.circuit import fp8, galore, lora
 from zkaudit.zk.statement import ACTIVATION_RANGE, EXPONENTIAL_BITS, WEIGHT_MARGIN, Statement
 
-LIMB = 16
-SIGN_OFFSET = 1 << (ACTIVATION_RANGE - 1)
 EXPONENTIAL = 64  # number of the exponential table; range tables have their bits as number
 
 
 @dataclass(frozen=True)
-class Lookup:
-    """Every entry of `blocks` (one block, or an argument and its value) lies in table number `table`."""
+class Matrix:
+    """One matrix of weights: a layer's, or one of its two adapters. Its blocks are called `prefix` + `name`."""
 
-    table: int
-    blocks: tuple[Block, ...]
+    name: str
+    rows: int  # inputs, the bias among them
+    columns: int
+    has_bias: bool  # the last row is a block of its own
+    frozen: bool  # stands in the data commitment and has no end
+
+    def blocks(self, prefix: str) -> list[Block]:
+        """Its blocks in one commitment."""
+        inputs = self.rows - 1 if self.has_bias else self.rows
+        blocks = [Block(f"{prefix}{self.name}", padded(self.columns), padded(inputs))]
+        return [*blocks, Block(f"{prefix}{self.name}.bias", 1, padded(self.columns))] if self.has_bias else blocks
 
 
 @dataclass(frozen=True)
@@ -42,27 +50,65 @@ class Layout:
         return padded(self.statement.steps * self.statement.batch)
 
     @cached_property
+    def matrices(self) -> list[Matrix]:
+        """The layers' weights, in order; then, with LoRA, the first and the second adapter of each layer that has them."""
+        s, pairs = self.statement, list(itertools.pairwise(self.statement.widths))
+        found = [Matrix(str(j), d + 1, units, True, s.lora is not None) for j, (d, units) in enumerate(pairs)]
+        for j, rank in s.lora.adapters if s.lora else ():
+            d, units = pairs[j]
+            found += [Matrix(f"{j}.first", d, rank, False, False), Matrix(f"{j}.second", rank, units, False, False)]
+        return found
+
+    @cached_property
+    def trained(self) -> list[int]:
+        """Numbers of the matrices that are not frozen."""
+        return [m for m, matrix in enumerate(self.matrices) if not matrix.frozen]
+
+    def prefix(self, m: int, name: str) -> str:
+        """What the blocks of matrix m are called where `name` is "start" or "end"."""
+        return "frozen" if self.matrices[m].frozen else name
+
+    @cached_property
     def data(self) -> list[Block]:
         rows, widths = padded(self.statement.rows), self.statement.widths
-        return [Block("x", padded(widths[0]), rows), Block("y", padded(widths[-1]), rows)]
+        blocks = [Block("x", padded(widths[0]), rows), Block("y", padded(widths[-1]), rows)]
+        return blocks + [block for matrix in self.matrices if matrix.frozen for block in matrix.blocks("frozen")]
 
     @cached_property
     def start(self) -> list[Block]:
-        return self._weights("start")
+        return [*self.weights("start"), *galore.state_blocks(self.statement, "start")]
 
     @cached_property
     def end(self) -> list[Block]:
-        return self._weights("end")
+        return [*self.weights("end"), *galore.state_blocks(self.statement, "end")]
+
+    def weights(self, name: str) -> list[Block]:
+        """The trained matrices' blocks in the start or end commitment, which begins with them."""
+        return [block for m in self.trained for block in self.matrices[m].blocks(name)]
+
+    @cached_property
+    def first_weights(self) -> list[Block]:
+        """All weights that a chain begins with: trained and frozen ones."""
+        return [block for m, matrix in enumerate(self.matrices) for block in matrix.blocks(self.prefix(m, "start"))]
 
     @cached_property
     def witness(self) -> list[Block]:
         """Everything committed for this segment alone."""
         blocks = [block for layer in range(self.statement.layers) for block in self._layer(layer)]
+        blocks += fp8.blocks(self.statement, self.samples)
+        blocks += [block for block, _ in self._of_methods]
         if self.statement.segment == 0:
             blocks += [
-                Block(f"{block.name}.{k}", block.highs, block.lows) for block in self.start for k in range(self.start_limbs)
+                Block(f"{block.name}.{k}", block.highs, block.lows)
+                for block in self.first_weights
+                for k in range(self.start_limbs)
             ]
         return blocks
+
+    @cached_property
+    def _of_methods(self) -> list[tuple[Block, int]]:
+        """What LoRA and GaLore commit to, with the bits of the ranges."""
+        return [*lora.ranges(self.statement, self.samples), *galore.ranges(self.statement)]
 
     @cached_property
     def multiplicities(self) -> list[Block]:
@@ -90,7 +136,7 @@ class Layout:
         found: list[Lookup] = []
         remainder = limb_bits(s.weight_bits)
         for j in range(s.layers - 1):
-            found += [Lookup(ACTIVATION_RANGE, (named[f"{name}{j}"],)) for name in ("p", "ga")]
+            found += [self._lookup_of(named, name, j) for name in ("p", "ga")]
             for name in ("r", "rg"):
                 found += [Lookup(bits, (named[f"{name}{j}.{k}"],)) for k, bits in enumerate(remainder)]
         last = s.layers - 1
@@ -101,22 +147,24 @@ class Layout:
             ranged = ("m", "q", "rho.0", "rho.1", "sigma.0", "sigma.1")
             found += [Lookup(ACTIVATION_RANGE, (named[name],)) for name in ranged]
             found.append(Lookup(EXPONENTIAL, (named["d"], named["e"])))
+        found += [Lookup(bits, (block,)) for block, bits in self._of_methods]
         if s.segment == 0:
             found.append(Lookup(ACTIVATION_RANGE, (named["x"],)))
             found.append(Lookup(1 if s.loss == "cross_entropy" else ACTIVATION_RANGE, (named["y"],)))
             bits_of_start = limb_bits(s.weight_bits + WEIGHT_MARGIN + 1)
             found += [
-                Lookup(bits, (named[f"{block.name}.{k}"],)) for block in self.start for k, bits in enumerate(bits_of_start)
+                Lookup(bits, (named[f"{block.name}.{k}"],))
+                for block in self.first_weights
+                for k, bits in enumerate(bits_of_start)
             ]
         return found
 
-    def _weights(self, name: str) -> list[Block]:
-        widths = self.statement.widths
-        blocks = []
-        for j, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-            blocks.append(Block(f"{name}{j}", padded(outputs), padded(inputs)))
-            blocks.append(Block(f"{name}{j}.bias", 1, padded(outputs)))
-        return blocks
+    def _lookup_of(self, named: dict[str, Block], name: str, j: int) -> Lookup:
+        """The range of P or GA', with FP8 that of the pair with its cast."""
+        block = named[f"{name}{j}"]
+        if self.statement.fp8 is None:
+            return Lookup(ACTIVATION_RANGE, (block,))
+        return Lookup(fp8.table_of(self.statement, name, j), (block, named[fp8.cast_name(name, j)]))
 
     def _layer(self, j: int) -> list[Block]:
         s = self.statement
@@ -133,19 +181,17 @@ class Layout:
         return blocks
 
 
-def padded(n: int) -> int:
-    """The smallest power of two that is at least n."""
-    return 1 << (n - 1).bit_length()
-
-
-def limb_bits(width: int) -> list[int]:
-    """Limbs of a number of `width` bits, lowest first: 16 bits each, the last what is left."""
-    return [min(LIMB, width - low) for low in range(0, width, LIMB)]
-
-
 def table_bits(table: int) -> int:
-    """Logarithm of a table's length."""
-    return EXPONENTIAL_BITS if table == EXPONENTIAL else table
+    """Logarithm of a table's length; tables of pairs have numbers from 64 on."""
+    return EXPONENTIAL_BITS if table >= EXPONENTIAL else table
+
+
+def table_columns(s: Statement, table: int) -> list[NDArray[np.int32]]:
+    """A table's rows: all numbers of its bits, and beside them what they are paired with."""
+    index = np.arange(1 << table_bits(table), dtype=np.int32)
+    if table < EXPONENTIAL:
+        return [index]
+    return [index, exponential_table(s.activation_bits) if table == EXPONENTIAL else fp8.cast_table(s, table)]
 
 
 def exponential_table(activation_bits: int) -> NDArray[np.int32]:

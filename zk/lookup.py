@@ -16,14 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from zkaudit.zk import field, kernels, mle
 from zkaudit.zk.backend import place_of, set_aside
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
 from zkaudit.zk.claims import Claim
 from zkaudit.zk.field import MODULUS, Array
-from zkaudit.zk.layout import EXPONENTIAL, Layout, exponential_table, table_bits
+from zkaudit.zk.layout import Layout, table_bits, table_columns
 from zkaudit.zk.leaves import KEPT, WRITTEN, Leaves, Part, count_words
 from zkaudit.zk.linear import Linear, combination, polynomial_at
 from zkaudit.zk.stack import Stack, stack
@@ -174,7 +172,7 @@ def _descending(kept: list[tuple[Array, Array]], leaves: Leaves) -> Iterator[_St
 def _leaves(layout: Layout, tables: Mapping[str, Any], laid: Stack, gamma: int, beta: int) -> Leaves:
     """The stack's leaves, in its order."""
     rows = [[tables[block.name] for block in lookup.blocks] for lookup in layout.lookups]
-    rows += [_table_columns(layout, table) for table in layout.tables]
+    rows += [table_columns(layout.statement, table) for table in layout.tables]
     numbers = [lookup.table for lookup in layout.lookups] + layout.tables
     counts = [None] * len(layout.lookups) + [tables[f"count.{table}"].reshape(-1) for table in layout.tables]
     parts = []
@@ -182,11 +180,6 @@ def _leaves(layout: Layout, tables: Mapping[str, Any], laid: Stack, gamma: int, 
         columns = list(zip((1, beta), rows[i], strict=False))
         parts.append(Part(laid.offsets[i], (gamma - beta * beta * numbers[i]) % MODULUS, columns, counts[i]))
     return Leaves.of(parts)
-
-
-def _table_columns(layout: Layout, table: int) -> list[Any]:
-    index = np.arange(1 << table_bits(table), dtype=np.int32)
-    return [index, exponential_table(layout.statement.activation_bits)] if table == EXPONENTIAL else [index]
 
 
 def _leaf_claims(
@@ -212,7 +205,7 @@ def _leaf_claims(
             values.add_block(block, -prefix * scale, high, equality(0, block.low_variables))
     for table, prefix in zip(layout.tables, prefixes[lookups : lookups + tables], strict=True):
         eq = equality(0, table_bits(table))
-        columns = [field.dot_small(eq, column) for column in _table_columns(layout, table)]
+        columns = [field.dot_small(eq, column) for column in table_columns(layout.statement, table)]
         fingerprint = columns[0] + (beta * columns[1] if len(columns) > 1 else 0) + beta * beta * table
         values.add_constant(prefix * (gamma - fingerprint))
         block = layout.named[f"count.{table}"]

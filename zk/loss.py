@@ -14,11 +14,13 @@ over valid entries. Error: (claims + n) / |F|."""
 from __future__ import annotations
 
 from zkaudit.zk import field
+from zkaudit.zk.block import LIMB
 from zkaudit.zk.channel import Channel
+from zkaudit.zk.circuit.arithmetic import add_limbs
 from zkaudit.zk.claims import Claim, Form
 from zkaudit.zk.field import Array
-from zkaudit.zk.history import random_layers
-from zkaudit.zk.layout import Layout, limb_bits
+from zkaudit.zk.history import random_matrices
+from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear
 from zkaudit.zk.network import Network
 from zkaudit.zk.statement import WEIGHT_MARGIN
@@ -61,13 +63,13 @@ def loss_claims(layout: Layout, channel: Channel) -> list[Claim]:
     division = claim()
     division.add_block(named["e"], 1 << s.gradient_bits, units, samples)
     division.add_product(named["q"], Form(0, ((1, "q"),)), Form(0, ((1, "s"),)), -1, units, samples)
-    _two_limbs(division, layout, "rho", -1, units, samples)
+    add_limbs(division, named, "rho", -1, 2 * LIMB, units, samples)
 
     units, samples = weights()
     below = claim(field.total(units) * field.total(samples))
     below.add_block(named["s"], 1, units, samples)
-    _two_limbs(below, layout, "rho", -1, units, samples)
-    _two_limbs(below, layout, "sigma", -1, units, samples)
+    add_limbs(below, named, "rho", -1, 2 * LIMB, units, samples)
+    add_limbs(below, named, "sigma", -1, 2 * LIMB, units, samples)
     return [bit, one_hot, at_maximum, total, division, below]
 
 
@@ -77,23 +79,20 @@ def first_segment_claims(network: Network, channel: Channel) -> list[Claim]:
     s, named = layout.statement, layout.named
     if s.segment:
         return []
-    limbs, offset = limb_bits(s.weight_bits + WEIGHT_MARGIN + 1), 1 << (s.weight_bits + WEIGHT_MARGIN)
-    start = Claim(Linear())
-    for j, (scale, inputs, outputs) in enumerate(random_layers(s, channel, "start weights")):
-        network.weights(start, "start", j, scale, inputs, outputs)
-        bias = field.to_ints(inputs[-1:])[0]
-        for k in range(len(limbs)):
-            start.add_block(named[f"start{j}.{k}"], -scale << (16 * k), outputs, inputs[:-1])
-            start.add_block(named[f"start{j}.bias.{k}"], -(scale * bias) << (16 * k), field.full(1, 1), outputs)
-        start.add_constant(scale * offset * field.total(inputs) * field.total(outputs))
+    width = s.weight_bits + WEIGHT_MARGIN + 1
+    start, every = Claim(Linear()), list(range(len(layout.matrices)))
+    for m, scale, inputs, outputs in random_matrices(layout, every, channel, "start weights"):
+        network.weights(start, "start", m, scale, inputs, outputs)
+        matrix = layout.matrices[m]
+        name, units = f"{layout.prefix(m, 'start')}{matrix.name}", inputs[:-1] if matrix.has_bias else inputs
+        add_limbs(start, named, name, -scale, width, outputs, units)
+        if matrix.has_bias:
+            bias = field.to_ints(inputs[-1:])[0]
+            add_limbs(start, named, f"{name}.bias", -(scale * bias), width, field.full(1, 1), outputs)
+        start.add_constant((scale << (width - 1)) * field.total(inputs) * field.total(outputs))
     if s.loss == "square":
         return [start]
     rows = channel.random_weights("label rows", s.rows)
     labels = Claim(Linear({}, field.total(rows)))
     labels.add_block(named["y"], 1, field.full(s.widths[-1], 1), rows)
     return [start, labels]
-
-
-def _two_limbs(claim: Claim, layout: Layout, name: str, sign: int, units: Array, samples: Array) -> None:
-    claim.add_block(layout.named[f"{name}.0"], sign, units, samples)
-    claim.add_block(layout.named[f"{name}.1"], sign << 16, units, samples)

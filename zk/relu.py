@@ -8,14 +8,17 @@ P and GA' (stored with an offset of 2^15) lie in 16-bit tables by lookup, which 
 included: with B = 1 and Z' >= 0, P would be 2^16 or more. The three products never get a sumcheck of their own: they are
 product parts of claims, and the gather sumcheck settles them for all layers and steps at once. The claim below fixes the sign
 bits. Error: (n + 1) / |F| a layer. Source: zkDL (Sun et al. 2023), section on zkReLU; bits of the value are replaced by
-lookups."""
+lookups. With FP8 (circuit/fp8.py), casts of P and GA' stand in the first two lines."""
 
 from __future__ import annotations
 
+from zkaudit.zk.block import SIGN_OFFSET
 from zkaudit.zk.channel import Channel
+from zkaudit.zk.circuit import fp8
 from zkaudit.zk.claims import Claim, Form
-from zkaudit.zk.layout import SIGN_OFFSET, Layout
+from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear
+from zkaudit.zk.statement import Statement
 
 
 def active(j: int) -> Form:
@@ -23,14 +26,14 @@ def active(j: int) -> Form:
     return Form(1, ((-1, f"b{j}"),))
 
 
-def forward_forms(j: int) -> tuple[Form, Form]:
+def forward_forms(s: Statement, j: int) -> tuple[Form, Form]:
     """The two factors of A_{j+1}."""
-    return active(j), Form(0, ((1, f"p{j}"),))
+    return active(j), Form(0, ((1, fp8.cast_name("p", j) if s.fp8 else f"p{j}"),))
 
 
-def backward_forms(j: int) -> tuple[Form, Form]:
+def backward_forms(s: Statement, j: int) -> tuple[Form, Form]:
     """The two factors of G_j."""
-    return active(j), Form(-SIGN_OFFSET, ((1, f"ga{j}"),))
+    return active(j), Form(-SIGN_OFFSET, ((1, fp8.cast_name("ga", j) if s.fp8 else f"ga{j}"),))
 
 
 def sign_claims(layout: Layout, channel: Channel) -> list[Claim]:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from zkaudit.zk.backend import HOST, Place
+from zkaudit.zk.block import padded
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.gathered import is_wide
-from zkaudit.zk.layout import Layout, choose_columns, padded
+from zkaudit.zk.layout import Layout, choose_columns
 from zkaudit.zk.opening import Opening, data_path, load, load_or_commit, weights_path
 from zkaudit.zk.statement import Statement, check, derive_batch_seed, end_bound, first_start_bound
 from zkaudit.zk.trace import Integers, Trace
@@ -44,16 +45,16 @@ def first_statement(run: Path, trace: Trace, blinder: Blinder, place: Place = HO
     layout = Layout(statement)
     check(replace(statement, rates=statement.rates[:fitting]))
     (run / "openings").mkdir(mode=0o700, exist_ok=True)
-    values, weights = trace.data(), trace.state_before(0)[1]
+    values, frozen, weights = trace.data(), trace.frozen(), trace.state_before(0)[1]
 
     def tables_of_data() -> Mapping[str, Any]:
-        return {name: place.put(table) for name, table in data_tables(layout, *values).items()}
+        return {name: place.put(table) for name, table in data_tables(layout, *values, frozen).items()}
 
     def tables_of_weights() -> Mapping[str, Any]:
         return weight_tables(layout, "start", weights, place)
 
     columns, child = statement.columns, blinder.child
-    data = load_or_commit(data_path(run), layout.data, values, tables_of_data, columns, child("data"))
+    data = load_or_commit(data_path(run), layout.data, [*values, *frozen], tables_of_data, columns, child("data"))
     start = load_or_commit(weights_path(run, 0), layout.start, weights, tables_of_weights, columns, child("weights 0"))
     statement = replace(statement, data=data.commitment, start=start.commitment)
     return replace(statement, batch_seed=derive_batch_seed(statement))
@@ -68,7 +69,7 @@ def plan(run: Path, trace: Trace, segment_steps: int | None, blinder: Blinder, p
         raise BadInput("a segment needs at least one step")
     statement = first_statement(run, trace, blinder, place)
     rates = statement.rates
-    length = min(segment_steps or _fitting_steps(statement, place), trace.steps)
+    length = min(_whole_periods(statement, segment_steps or _fitting_steps(statement, place)), trace.steps)
     statements = []
     for first in range(0, trace.steps, length):
         statement = replace(statement, rates=rates[first : first + length])
@@ -83,10 +84,15 @@ def plan(run: Path, trace: Trace, segment_steps: int | None, blinder: Blinder, p
     return statements
 
 
+def _whole_periods(statement: Statement, steps: int) -> int:
+    """`steps`, made such that segments begin where GaLore's periods do: at least one period."""
+    return steps if statement.galore is None else max(1, steps // statement.galore.gap) * statement.galore.gap
+
+
 def proving_bytes(trace: Trace, segment_steps: int | None) -> int:
     """About the memory that proving the largest segment takes, at most half of this machine's; segments as in `plan`."""
     statement = _of_trace(trace)
-    steps = min(segment_steps or _fitting_steps(statement, HOST), trace.steps)
+    steps = min(_whole_periods(statement, segment_steps or _fitting_steps(statement, HOST)), trace.steps)
     layout = Layout(replace(statement, rates=statement.rates[:steps]))
     return min(table_bytes(layout), memory_bytes() // 2)
 
@@ -115,7 +121,7 @@ def weights_before(trace: Trace, statement: Statement, step: int) -> list[Intege
     rates = tuple(trace.manifest["learning_rate"][stored:step])
     # As segment 1, whose witness has no limbs of the start weights.
     between = Layout(replace(statement, first_step=stored, rates=rates, segment=1))
-    return segment_witness(trace, between, trace.batches(stored, step - stored)).end
+    return segment_witness(trace, between, trace.batches(stored, step - stored)).end_state
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,7 @@ def _of_trace(trace: Trace) -> Statement:
     return Statement(
         **{name: manifest[name] for name in carried}, widths=trace.widths, first_step=0, rates=tuple(manifest["learning_rate"]),
         batch_seed="0" * 64, columns=8, segment=0, start_bound=1, previous="",
+        galore=trace.galore, lora=trace.lora, fp8=trace.fp8,
     )  # fmt: skip
 
 

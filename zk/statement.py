@@ -15,22 +15,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zkaudit.zk import methods
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.field import MODULUS
+from zkaudit.zk.methods import FP8, GaLore, LoRA
 
 VERSION = 1
 ACTIVATION_RANGE = 16  # bits of P, of GA' and of the last layer's Z'
 EXPONENTIAL_BITS = 16  # fractional bits and index bits of the exponential table
 WEIGHT_MARGIN = 3  # start weights lie below 2^(weight_bits + margin)
 LOSSES = ("cross_entropy", "square")
+SIGNED = 1 << (ACTIVATION_RANGE - 1)  # numbers stored with an offset lie in [-SIGNED, SIGNED)
 POINT_BYTES = 48
-MOST_BRACKETS = 3 + 1024  # one object, two arrays, and those in a seed
+MOST_BRACKETS = 12 + 1024  # four objects, eight arrays, and those in a seed
 LONGEST_HEADER = (1 << 24) + (1 << 14)  # 2^20 rates of 15 digits and a comma; all other fields take less than 2^14 bytes
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One segment. `rates` holds the integers c_t: the learning rate of step t is c_t * batch / 2^update_bits."""
+    """One segment. `rates` holds the integers c_t: the learning rate of step t is c_t * batch / 2^update_bits.
+
+    The data commitment also holds what stays as it is through a chain: LoRA's frozen weights.
+    """
 
     widths: tuple[int, ...]  # inputs, hidden layers, outputs
     loss: str
@@ -47,6 +53,9 @@ class Statement:
     segment: int
     start_bound: int  # |start weights| stay within it; proved in segment 0, handed on after
     previous: str  # hex digest of the previous segment's statement; empty in segment 0
+    galore: GaLore | None = None
+    lora: LoRA | None = None
+    fp8: FP8 | None = None
     data: bytes = b""
     start: bytes = b""
     end: bytes = b""
@@ -66,12 +75,16 @@ class Statement:
 
     @property
     def learning_rates(self) -> list[float]:
-        """What the rates amount to, for people."""
-        return [c * self.batch / 2**self.update_bits for c in self.rates]
+        """What the rates amount to, for people; GaLore's Adam has its scale and bias correction in them."""
+        if self.galore is None:
+            return [c * self.batch / 2**self.update_bits for c in self.rates]
+        unit = self.galore.unit(self.weight_bits, self.activation_bits + self.gradient_bits, self.batch)
+        return [c * unit for c in self.rates]
 
     def header(self) -> bytes:
         """All fields but the commitments, canonically encoded."""
-        fields = {k: v for k, v in vars(self).items() if not isinstance(v, bytes)}
+        fields = {k: v for k, v in vars(self).items() if not isinstance(v, bytes) and k not in methods.SPECS}
+        fields |= {name: methods.written(spec) for name in methods.SPECS if (spec := getattr(self, name)) is not None}
         fields["version"] = VERSION
         return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
@@ -103,6 +116,8 @@ def parse(header: bytes, data: bytes, start: bytes, end: bytes) -> Statement:
         if not isinstance(fields, dict) or fields.pop("version", None) != VERSION:
             raise BadInput(f"the statement is not of version {VERSION}, the one this program knows")
         fields["widths"], fields["rates"] = tuple(fields["widths"]), tuple(fields["rates"])
+        for name, kind in methods.SPECS.items():
+            fields[name] = methods.read(kind, fields.get(name))
         statement = Statement(**fields, data=data, start=start, end=end)
         check(statement)
         canonical = statement.header() == header
@@ -156,8 +171,22 @@ def check(s: Statement) -> None:
         raise BadInput("the first segment must state the bound that its range check proves")
     if s.segment == 0 and s.first_step != 0:
         raise BadInput("the first segment must begin at step 0")
+    _check_methods(s)
     if largest_integer(s) >= MODULUS >> 2:
         raise BadInput("with these shapes, rates and bounds a relation could wrap around modulo the field's order")
+
+
+def _check_methods(s: Statement) -> None:
+    if s.galore is not None and s.lora is not None:
+        raise BadInput(
+            "GaLore projects the updates of whole matrices, of which LoRA makes none: a statement has one of the two"
+        )
+    if s.galore is not None:
+        s.galore.check(s.widths, s.first_step)
+    if s.lora is not None:
+        s.lora.check(s.widths, s.rates)
+    if s.fp8 is not None:
+        s.fp8.check(s.widths)
 
 
 def first_start_bound(s: Statement) -> int:
@@ -166,17 +195,34 @@ def first_start_bound(s: Statement) -> int:
 
 
 def end_bound(s: Statement) -> int:
-    """|W| after this segment: start bound plus the sum over steps of rate * batch * max|A| * max|G|."""
-    return s.start_bound + sum(s.rates) * s.batch * _largest_activation() * _largest_gradient(s)
+    """|W| after this segment: start bound plus the sum over steps of what a step can add; with LoRA that of the adapters."""
+    activation, gradient = s.batch * _largest_activation(), s.batch * _largest_gradient(s)
+    if s.galore is not None:
+        return s.start_bound + sum(s.rates) * max(s.galore.ranks) * SIGNED * SIGNED
+    if s.lora is not None:
+        first, second = sum(s.rates) * activation * SIGNED, sum(s.lora.second_rates(s.rates)) * gradient * SIGNED
+        return s.start_bound + max(first, second)
+    return s.start_bound + sum(s.rates) * activation * _largest_gradient(s)
 
 
 def largest_integer(s: Statement) -> int:
     """Above the absolute value of both sides of every relation that is checked modulo r, over the integers."""
-    widest = max(s.widths) + 1
-    product = widest * max(_largest_activation(), _largest_gradient(s)) * end_bound(s)
+    widest, weight = max(s.widths) + 1, max(end_bound(s), first_start_bound(s) if s.lora else 0)
+    number = max(_largest_activation(), _largest_gradient(s))
+    product = (widest + (max(s.lora.ranks) if s.lora else 0)) * number * weight
     rescaled = 1 << (s.weight_bits + ACTIVATION_RANGE + 2)
     softmax = s.widths[-1] << (2 * ACTIVATION_RANGE + EXPONENTIAL_BITS + 2)
-    return max(product, rescaled, softmax)
+    return max(product, rescaled, softmax, _largest_of_galore(s))
+
+
+def _largest_of_galore(s: Statement) -> int:
+    """Projections, bases' products, moments and what is divided."""
+    if s.galore is None:
+        return 0
+    widest, shift, bits = max(s.widths) + 1, s.galore.shift, s.galore.moment_bits
+    projected = widest * _largest_activation() * SIGNED * s.batch * _largest_gradient(s)
+    moments = s.galore.second_kernel.largest * SIGNED * SIGNED + s.galore.first_kernel.largest * SIGNED
+    return max(projected, widest * SIGNED * SIGNED, 1 << (shift + ACTIVATION_RANGE), moments, 1 << (bits + 36))
 
 
 def derive_batch_seed(s: Statement) -> str:
@@ -223,7 +269,7 @@ def check_succession(before: Statement, after: Statement) -> None:
 
 _CARRIED = (
     *("widths", "loss", "batch", "rows", "activation_bits", "gradient_bits", "weight_bits"),
-    *("seed", "batch_seed", "columns"),
+    *("seed", "batch_seed", "columns", "galore", "lora", "fp8"),
 )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from zkaudit.zk import field, kernels
+from zkaudit.zk import field, kernels, mle
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
 from zkaudit.zk.field import MODULUS, Array
 from zkaudit.zk.linear import Linear, combination, polynomial_at
@@ -102,6 +102,30 @@ def verify(variables: int, degree: int, claim: Linear, channel: VerifierChannel,
         r, claim = fold_claim(channel.receive(degree + 1, name), claim, channel, name)
         point.append(r)
     return point, claim
+
+
+def prove_product(
+    left: Array, right: Array, claim: Linear, channel: ProverChannel, name: str
+) -> tuple[list[int], Linear, Linear]:
+    """Prove that the tables' entries, multiplied and summed, are `claim`; the point, and both tables' hidden values there."""
+    point, rest = prove([Products([left, right], [(0, 1)])], 2, claim, channel, name)
+    values = [mle.evaluate(left, point), mle.evaluate(right, point)]
+    message = channel.send([*values, values[0] * values[1]], name)
+    return point, *_factors(message, rest, channel, name)
+
+
+def verify_product(variables: int, claim: Linear, channel: VerifierChannel, name: str) -> tuple[list[int], Linear, Linear]:
+    """The verifier's side: the same point, and the two values that are left to be claimed of something."""
+    point, rest = verify(variables, 2, claim, channel, name)
+    return point, *_factors(channel.receive(3, name), rest, channel, name)
+
+
+def _factors(message: list[Linear], rest: Linear, channel: Channel, name: str) -> tuple[Linear, Linear]:
+    """The last claim is the product of the two factors' values."""
+    left, right, product = message
+    channel.require_product(left, right, product, name)
+    channel.require_zero(product - rest, name)
+    return left, right
 
 
 def missing_factor(point: Sequence[int], variables: int) -> int:

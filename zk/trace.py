@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zkaudit.zk import methods
 from zkaudit.zk.backend import HOST, Place
+from zkaudit.zk.circuit.galore import Projected
 from zkaudit.zk.errors import BadInput
+from zkaudit.zk.methods import FP8, GaLore, LoRA
 from zkaudit.zk.statement import LOSSES
 
 Integers = NDArray[np.int64]
@@ -51,17 +55,25 @@ class Trace:
         x, y = self._read("data.x.bin", "<i4", (rows, widths[0])), self._read("data.y.bin", "<i4", (rows, widths[-1]))
         return x.astype(np.int64, copy=False), y.astype(np.int64, copy=False)
 
+    def frozen(self) -> list[Integers]:
+        """LoRA's frozen weights, (d + 1, outputs) a layer; none otherwise."""
+        if self.lora is None:
+            return []
+        pairs = zip(self.widths, self.widths[1:], strict=False)
+        return [self._read(f"frozen.w{j}.bin", "<i8", (d + 1, units)).astype(np.int64) for j, (d, units) in enumerate(pairs)]
+
     def state_before(self, step: int) -> tuple[int, list[Integers]]:
-        """The last stored weights before `step`, and how many steps precede them; each layer (d + 1, outputs)."""
+        """What training last stored before `step`, and how many steps precede it: the trained matrices, (d + 1, outputs) a
+        layer or LoRA's two adapters of each layer that has them, then GaLore's moments, (kept units, rank) each."""
         chunks = step // self._chunk_steps
         if step == self.steps and step % self._chunk_steps:
             chunks += 1
-        names = [f"chunk-{chunks - 1:05d}/weights{j}.bin" if chunks else f"start.w{j}.bin" for j in range(self.layers)]
-        shapes = [(d + 1, units) for d, units in zip(self.widths, self.widths[1:], strict=False)]
-        weights = [
-            self._read(name, "<i8", shape).astype(np.int64, copy=False) for name, shape in zip(names, shapes, strict=True)
-        ]
-        return min(chunks * self._chunk_steps, self.steps), weights
+        shapes = self._trained_shapes()
+        names = [f"chunk-{chunks - 1:05d}/weights{i}.bin" if chunks else f"start.w{i}.bin" for i in range(len(shapes))]
+        state = [self._read(name, "<i8", shape).astype(np.int64, copy=False) for name, shape in zip(names, shapes, strict=True)]
+        for j in range(self.layers) if self.galore is not None and self.galore.is_adam else ():
+            state += self._moments(j, chunks)
+        return min(chunks * self._chunk_steps, self.steps), state
 
     def batches(self, first: int, steps: int) -> Integers:
         """Data rows used by each step, (steps, batch)."""
@@ -72,6 +84,56 @@ class Trace:
         units = self.widths[layer + 1]
         values = self._steps(name, kind, (int(self.manifest["batch"]), units), first, steps, place)
         return values.reshape(-1, units).T
+
+    def adapted(self, name: str, layer: int, first: int, steps: int) -> Integers:
+        """An array of what lies inside a layer's adapter for some steps, transposed: (rank, steps * batch)."""
+        rank = self.lora.ranks[layer] if self.lora else 0
+        kind = "<i8" if name.endswith("r") else "<i4"
+        values = self._steps(f"{name}{layer}", kind, (int(self.manifest["batch"]), rank), first, steps)
+        return values.reshape(-1, rank).T.astype(np.int64)
+
+    def projected(self, name: str, layer: Projected) -> Integers:
+        """GaLore's "projected" gradients or their "rest" in the layer's segment, transposed: (kept units, steps * rank)."""
+        s, kind = layer.statement, "<i4" if name == "projected" else "<i8"
+        values = self._steps(f"{name}{layer.layer}", kind, (layer.rank, layer.kept), s.first_step, s.steps)
+        return values.reshape(-1, layer.kept).T.astype(np.int64)
+
+    def bases(self, layer: Projected) -> Integers:
+        """GaLore's bases in the layer's segment, (units, periods * rank)."""
+        first, shape = layer.statement.first_step // layer.spec.gap, (layer.over, layer.rank)
+        names = [f"chunk-{first + k:05d}/basis{layer.layer}.bin" for k in range(layer.periods)]
+        return np.concatenate([self._read(name, "<i4", shape) for name in names], axis=1).astype(np.int64)
+
+    def _trained_shapes(self) -> list[tuple[int, int]]:
+        pairs = list(zip(self.widths, self.widths[1:], strict=False))
+        if self.lora is None:
+            return [(d + 1, units) for d, units in pairs]
+        return [shape for j, rank in self.lora.adapters for shape in ((pairs[j][0], rank), (rank, pairs[j][1]))]
+
+    def _moments(self, j: int, chunks: int) -> list[Integers]:
+        """GaLore's two moments of a layer after so many chunks; zeros before the first."""
+        assert self.galore
+        kept = self.widths[j + 1] if self.galore.sides[j] == "left" else self.widths[j] + 1
+        shape = (kept, self.galore.ranks[j])
+        if not chunks:
+            return [np.zeros(shape, np.int64) for _ in range(2)]
+        names = [f"chunk-{chunks - 1:05d}/{kind}{j}.bin" for kind in ("first", "second")]
+        return [self._read(name, "<i8", shape).astype(np.int64) for name in names]
+
+    @cached_property
+    def galore(self) -> GaLore | None:
+        """What the manifest says of GaLore."""
+        return methods.read(GaLore, self.manifest.get("galore"))
+
+    @cached_property
+    def lora(self) -> LoRA | None:
+        """What the manifest says of LoRA."""
+        return methods.read(LoRA, self.manifest.get("lora"))
+
+    @cached_property
+    def fp8(self) -> FP8 | None:
+        """What the manifest says of FP8."""
+        return methods.read(FP8, self.manifest.get("fp8"))
 
     @property
     def _chunk_steps(self) -> int:
@@ -125,4 +187,15 @@ def read_trace(folder: Path) -> Trace:
         raise BadInput(f"{path}: 'loss' must be one of {', '.join(LOSSES)}")
     if len(manifest["learning_rate"]) != manifest["steps"] or len(manifest["widths"]) < 2:
         raise BadInput(f"{path}: 'learning_rate' must have one entry a step, 'widths' at least two")
+    for name, kind in methods.SPECS.items():
+        try:
+            methods.read(kind, manifest.get(name))
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{path}: '{name}': {error}") from None
     return Trace(folder, manifest)
+
+
+def require_range(what: str, values: Integers, low: int, high: int) -> None:
+    """BadInput unless all values lie in [low, high)."""
+    if values.size and (int(values.min()) < low or int(values.max()) >= high):
+        raise BadInput(f"the trace holds {what} outside [{low}, {high}): {values.min()} to {values.max()}")

@@ -5,7 +5,6 @@ is what is committed."""
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,10 +15,16 @@ import numpy as np
 
 from zkaudit.zk import field
 from zkaudit.zk.backend import HOST, Place, contiguous, place_of
+from zkaudit.zk.block import LIMB, SIGN_OFFSET, limb_bits, padded
+from zkaudit.zk.circuit import fp8, galore, lora
+from zkaudit.zk.circuit.arithmetic import split
+from zkaudit.zk.circuit.galore_witness import galore_tables, moments_after
+from zkaudit.zk.circuit.step import Tensor
+from zkaudit.zk.circuit.step import pairs as step_pairs
 from zkaudit.zk.errors import BadInput
-from zkaudit.zk.layout import LIMB, SIGN_OFFSET, Layout, exponential_table, limb_bits
+from zkaudit.zk.layout import Layout, exponential_table
 from zkaudit.zk.statement import ACTIVATION_RANGE, EXPONENTIAL_BITS, WEIGHT_MARGIN
-from zkaudit.zk.trace import Integers, Trace
+from zkaudit.zk.trace import Integers, Trace, require_range
 
 
 def segment_witness(trace: Trace, layout: Layout, batches: Integers, place: Place = HOST) -> Witness:
@@ -33,7 +38,8 @@ def segment_witness(trace: Trace, layout: Layout, batches: Integers, place: Plac
     if not is_stored:
         end = _after(start, witness)
     tables |= {**weight_tables(layout, "start", start, place), **weight_tables(layout, "end", end, place)}
-    if is_stored and not _follow(witness):
+    moments = [x for layer in galore.layers(s) for x in moments_after(layer, witness.tables)]
+    if is_stored and not (_follow(witness) and all(map(np.array_equal, moments, end[len(layout.trained) :]))):
         raise BadInput(f"the trace's weights after step {stored_at - 1} do not follow from its updates")
     if s.segment == 0:
         tables |= start_limb_tables(layout, tables)
@@ -47,16 +53,67 @@ class Witness:
         self.layout, self.tables, self.batches = layout, tables, batches
         self.activation = cache(self._activation)
         self.gradient = cache(self._gradient)
+        self.bases = cache(self._bases)
 
     @cached_property
     def start(self) -> list[Integers]:
-        """Start weights of each layer, (d + 1, d') with the bias row last."""
-        return self._weights("start")
+        """The matrices before the first step, (rows, columns) with the bias row last."""
+        return [self._matrix("start", m) for m in range(len(self.layout.matrices))]
 
     @cached_property
     def end(self) -> list[Integers]:
-        """End weights, likewise."""
-        return self._weights("end")
+        """After the last step, likewise."""
+        return [self._matrix("end", m) for m in range(len(self.layout.matrices))]
+
+    @property
+    def end_state(self) -> list[Integers]:
+        """What the end commitment is about, as trace.state_before has it."""
+        moments = [x for layer in galore.layers(self.layout.statement) for x in moments_after(layer, self.tables)]
+        return [self.end[m] for m in self.layout.trained] + moments
+
+    def tensor(self, tensor: Tensor) -> Any:
+        """A factor of the step's products and updates (circuit/step.py), transposed: (units, padded samples)."""
+        j = tensor.layer
+        if tensor.kind == "activation":
+            return self.activation(j)
+        if tensor.kind == "input":
+            return self.activation(j)[:-1]
+        if tensor.kind == "gradient":
+            return self.gradient(j)
+        if tensor.kind in ("hidden", "hidden_gradient"):
+            return self._adapted(f"{'h' if tensor.kind == 'hidden' else 'gh'}{j}")
+        layer = galore.layers(self.layout.statement)[j]
+        return self._steps_basis(layer) if tensor.kind == "basis" else self._direction(layer)
+
+    def _adapted(self, name: str) -> Any:
+        """What lies inside an adapter."""
+        s = self.layout.statement
+        return self._signed(name, s.lora.ranks[int(name.lstrip("gh"))] if s.lora else 0, s.steps * s.batch)
+
+    def _direction(self, layer: galore.Projected) -> Any:
+        name = "direction" if layer.spec.is_adam else "projected"
+        return self._signed(f"{name}{layer.layer}", layer.kept, layer.samples)
+
+    def _bases(self, layer: galore.Projected) -> Any:
+        """A layer's bases, (units, periods * rank), signed."""
+        if layer.spec.is_committed:
+            return self._signed(f"basis{layer.layer}", layer.over, layer.periods * layer.rank)
+        return narrow(galore.public_basis(layer, self.layout.statement.batch_seed))
+
+    def _steps_basis(self, layer: galore.Projected) -> Any:
+        """The basis of each step, (units, padded samples)."""
+        bases = place_of(self.bases(layer)).get(self.bases(layer))
+        step, place = np.divmod(np.arange(layer.samples), layer.rank)
+        table = np.zeros((layer.over, padded(layer.samples)), np.int32)
+        table[:, : layer.samples] = bases[: layer.over, step // layer.spec.gap * layer.rank + place]
+        return self._place.put(table)
+
+    def _signed(self, name: str, units: int, count: int) -> Any:
+        """The real entries of a block without its offset, zeros beside them."""
+        block = self.tables[name]
+        table = self._place.zeros((units, block.shape[1]), np.int32)
+        np.subtract(block[:units, :count], np.int32(SIGN_OFFSET), out=table[:, :count], casting="unsafe")
+        return table
 
     def _activation(self, j: int) -> Any:
         """A_j with the bias column, transposed: (d_j + 1, padded samples)."""
@@ -67,7 +124,8 @@ class Witness:
             table = self._place.zeros((width + 1, self.layout.samples), np.result_type(inputs.dtype, np.int32))
             np.subtract(inputs, table.dtype.type(SIGN_OFFSET), out=table[:width, :count])
         else:
-            positive, value = 1 - self._signs(j - 1)[:width, :count], self.tables[f"p{j - 1}"][:width, :count]
+            name = fp8.cast_name("p", j - 1) if s.fp8 else f"p{j - 1}"
+            positive, value = 1 - self._signs(j - 1)[:width, :count], self.tables[name][:width, :count]
             kind = np.result_type(positive.dtype, value.dtype, np.uint16)
             table = self._place.zeros((width + 1, self.layout.samples), kind)
             np.multiply(positive, value, out=table[:width, :count])
@@ -79,7 +137,8 @@ class Witness:
         s = self.layout.statement
         count, width = s.steps * s.batch, s.widths[j + 1]
         if j < s.layers - 1:
-            signs, value = self._signs(j)[:width, :count], self.tables[f"ga{j}"][:width, :count]
+            name = fp8.cast_name("ga", j) if s.fp8 else f"ga{j}"
+            signs, value = self._signs(j)[:width, :count], self.tables[name][:width, :count]
             table = self._place.zeros((width, self.layout.samples), np.result_type(signs.dtype, value.dtype, np.int32))
             np.subtract(value, table.dtype.type(SIGN_OFFSET), out=table[:, :count])
             table[:, :count] *= 1 - signs
@@ -102,28 +161,45 @@ class Witness:
     def _place(self) -> Place:
         return place_of(self.tables["x"])
 
-    def _weights(self, name: str) -> list[Integers]:
-        widths = self.layout.statement.widths
-        return [
-            contiguous(np.concatenate([self.tables[f"{name}{j}"][:units, :d].T, self.tables[f"{name}{j}.bias"][:, :units]]))
-            for j, (d, units) in enumerate(itertools.pairwise(widths))
-        ]
+    def _matrix(self, name: str, m: int) -> Integers:
+        matrix = self.layout.matrices[m]
+        name = f"{self.layout.prefix(m, name)}{matrix.name}"
+        inputs = matrix.rows - matrix.has_bias
+        parts = [self.tables[name][: matrix.columns, :inputs].T]
+        if matrix.has_bias:
+            parts.append(self.tables[f"{name}.bias"][:, : matrix.columns])
+        return contiguous(np.concatenate(parts))  # type: ignore[no-any-return]
 
 
-def data_tables(layout: Layout, x: Integers, y: Integers) -> dict[str, Any]:
-    """The committed data set: inputs with offset, targets as they are."""
-    _require_range("inputs", x, -SIGN_OFFSET, SIGN_OFFSET)
-    _require_range("targets", y, 0, 1 << LIMB)
-    return {"x": placed(layout, "x", (x + SIGN_OFFSET).T), "y": placed(layout, "y", y.T)}
+def data_tables(layout: Layout, x: Integers, y: Integers, frozen: Sequence[Integers] = ()) -> dict[str, Any]:
+    """The committed data set, inputs with offset and targets as they are, and the frozen weights."""
+    require_range("inputs", x, -SIGN_OFFSET, SIGN_OFFSET)
+    require_range("targets", y, 0, 1 << LIMB)
+    tables = {"x": placed(layout, "x", (x + SIGN_OFFSET).T), "y": placed(layout, "y", y.T)}
+    numbers = [m for m, matrix in enumerate(layout.matrices) if matrix.frozen]
+    return {**tables, **_matrix_tables(layout, "frozen", numbers, frozen, HOST)}
 
 
 def weight_tables(layout: Layout, name: str, weights: Sequence[Integers], place: Place = HOST) -> dict[str, Any]:
-    """Weights (d + 1, outputs), the bias row last, as the blocks called `name`; made at `place`."""
+    """What a start or end commitment called `name` holds, made at `place`: the trained matrices, (rows, columns) with the bias
+    row last, then GaLore's moments, (kept units, rank) each."""
+    trained = len(layout.trained)
+    tables = _matrix_tables(layout, name, layout.trained, weights[:trained], place)
+    for block, values in zip(galore.state_blocks(layout.statement, name), weights[trained:], strict=True):
+        tables[block.name] = placed(layout, block.name, place.put(values))
+    return tables
+
+
+def _matrix_tables(
+    layout: Layout, name: str, numbers: Sequence[int], weights: Sequence[Integers], place: Place
+) -> dict[str, Any]:
     tables = {}
-    for j, matrix in enumerate(weights):
-        matrix = place.put(matrix)
-        tables[f"{name}{j}"] = placed(layout, f"{name}{j}", matrix[:-1].T)
-        tables[f"{name}{j}.bias"] = placed(layout, f"{name}{j}.bias", matrix[-1:])
+    for m, values in zip(numbers, weights, strict=True):
+        matrix, values = layout.matrices[m], place.put(values)
+        inputs = values[:-1] if matrix.has_bias else values
+        tables[f"{name}{matrix.name}"] = placed(layout, f"{name}{matrix.name}", inputs.T)
+        if matrix.has_bias:
+            tables[f"{name}{matrix.name}.bias"] = placed(layout, f"{name}{matrix.name}.bias", values[-1:])
     return tables
 
 
@@ -131,9 +207,9 @@ def start_limb_tables(layout: Layout, tables: Mapping[str, Any]) -> dict[str, An
     """Limbs of the start weights, padding included, after adding the offset that makes them non-negative."""
     width = layout.statement.weight_bits + WEIGHT_MARGIN
     limbs: dict[str, Any] = {}
-    for block in layout.start:
+    for block in layout.first_weights:
         weights = tables[block.name]
-        _require_range("start weights", weights, -(1 << width), 1 << width)
+        require_range("start weights", weights, -(1 << width), 1 << width)
         words = np.add(weights, 1 << width, dtype=np.int64).astype("<i8", copy=False).view("<u2").reshape(*weights.shape, 4)
         for k, _ in enumerate(limb_bits(width + 1)):
             limbs[f"{block.name}.{k}"] = contiguous(words[..., k])
@@ -142,9 +218,11 @@ def start_limb_tables(layout: Layout, tables: Mapping[str, Any]) -> dict[str, An
 
 def _run_tables(trace: Trace, layout: Layout, place: Place) -> dict[str, Any]:
     """Data and layers of the layout's steps: all from which activations and gradients follow."""
-    tables = data_tables(layout, *trace.data())
+    tables = data_tables(layout, *trace.data(), trace.frozen())
     for j in range(layout.statement.layers):
         tables |= _layer_tables(trace, layout, j, place)
+    tables |= _adapter_tables(trace, layout)
+    tables |= {name: placed(layout, name, values) for name, values in galore_tables(trace, layout).items()}
     return {name: place.put(table) for name, table in tables.items()}
 
 
@@ -158,33 +236,49 @@ def _layer_tables(trace: Trace, layout: Layout, j: int, place: Place) -> dict[st
     def large(name: str, kind: str) -> Any:
         return samples(name, kind, place)
 
-    tables = _limb_tables(layout, f"r{j}.", large(f"r{j}", wide), remainder)
+    tables = _limb_tables(layout, f"r{j}", large(f"r{j}", wide), remainder)
     if j < s.layers - 1:
         z = large(f"z{j}", "<i4")
-        _require_range(f"pre-activations of layer {j}", z, -(1 << ACTIVATION_RANGE), 1 << ACTIVATION_RANGE)
+        require_range(f"pre-activations of layer {j}", z, -(1 << ACTIVATION_RANGE), 1 << ACTIVATION_RANGE)
         gradient = large(f"ga{j}", "<i4")
-        _require_range(f"gradients of layer {j}", gradient, -SIGN_OFFSET, SIGN_OFFSET)
+        require_range(f"gradients of layer {j}", gradient, -SIGN_OFFSET, SIGN_OFFSET)
         tables |= {
             f"p{j}": _words(layout, f"p{j}", z),  # z modulo 2^16
             f"b{j}": _words(layout, f"b{j}", z, shift=63, kind=np.uint8),
             f"ga{j}": _words(layout, f"ga{j}", gradient, offset=SIGN_OFFSET),
         }
-        return tables | _limb_tables(layout, f"rg{j}.", large(f"rg{j}", wide), remainder)
+        for name in ("p", "ga") if s.fp8 else ():
+            table = fp8.cast_table(s, fp8.table_of(s, name, j)).astype(np.uint16)
+            tables[fp8.cast_name(name, j)] = table[place_of(tables[f"{name}{j}"]).get(tables[f"{name}{j}"])]
+        return tables | _limb_tables(layout, f"rg{j}", large(f"rg{j}", wide), remainder)
     z = samples(f"z{j}", "<i4").astype(np.int64)
     if s.loss == "square":
-        _require_range(f"pre-activations of layer {j}", z, -SIGN_OFFSET, SIGN_OFFSET)
+        require_range(f"pre-activations of layer {j}", z, -SIGN_OFFSET, SIGN_OFFSET)
         return tables | {"z": placed(layout, "z", z + SIGN_OFFSET)}
     quotient, rho = samples("p", "<i4").astype(np.int64), samples("rho", "<i8").astype(np.int64)
     softmax = softmax_tables(z, quotient, rho, s.activation_bits)
     return tables | {name: placed(layout, name, values) for name, values in softmax.items()}
 
 
+def _adapter_tables(trace: Trace, layout: Layout) -> dict[str, Any]:
+    """What lies inside LoRA's adapters, and the remainders of its rescaling."""
+    s, tables = layout.statement, dict[str, Any]()
+    for j, _ in s.lora.adapters if s.lora else ():
+        for name in lora.NUMBERS:
+            number, rest = (trace.adapted(f"{name}{part}", j, s.first_step, s.steps) for part in ("", "r"))
+            require_range(f"numbers inside the adapter of layer {j}", number, -SIGN_OFFSET, SIGN_OFFSET)
+            tables[f"{name}{j}"] = placed(layout, f"{name}{j}", number + SIGN_OFFSET)
+            split_rest = split(f"{name}{j}.r", rest, s.weight_bits)
+            tables |= {part: placed(layout, part, values) for part, values in split_rest.items()}
+    return tables
+
+
 def _limb_tables(layout: Layout, prefix: str, values: Integers, bits: list[int]) -> dict[str, Any]:
-    """Block `prefix`k holds limb k of `values`; what exceeds the last limb's bits stays in it, for the range check to find."""
+    """Block `prefix`.k holds limb k of `values`; what exceeds the last limb's bits stays in it, for the range check to find."""
     if int(values.min()) < 0 or int(values.max()) >> (LIMB * len(bits)):
-        limbs = _limbs(prefix, place_of(values).get(values).astype(np.int64), bits)
+        limbs = split(prefix, place_of(values).get(values).astype(np.int64), sum(bits))
         return {name: placed(layout, name, limb) for name, limb in limbs.items()}
-    return {f"{prefix}{k}": _words(layout, f"{prefix}{k}", values, shift=LIMB * k) for k in range(len(bits))}
+    return {f"{prefix}.{k}": _words(layout, f"{prefix}.{k}", values, shift=LIMB * k) for k in range(len(bits))}
 
 
 def _words(layout: Layout, name: str, values: Integers, offset: int = 0, shift: int = 0, kind: type[Any] = np.uint16) -> Any:
@@ -200,13 +294,13 @@ def softmax_tables(z: Integers, quotient: Integers, rho: Integers, activation_bi
     """The loss layer's tables from outputs (classes, samples), quotients and remainders of the same shape."""
     maximum = z.max(axis=0, keepdims=True)
     distance = maximum - z
-    _require_range("distances to the largest output", distance, 0, 1 << ACTIVATION_RANGE)
+    require_range("distances to the largest output", distance, 0, 1 << ACTIVATION_RANGE)
     exponential = exponential_table(activation_bits)[distance].astype(np.int64)
     total = exponential.sum(axis=0, keepdims=True)
     one_hot = (np.arange(len(z))[:, None] == distance.argmin(axis=0)).astype(np.int64)
     tables = {"m": maximum + SIGN_OFFSET, "d": distance, "e": exponential, "h": one_hot, "q": quotient}
     tables["s"] = np.repeat(total, len(z), axis=0)
-    return tables | _limbs("rho.", rho, [LIMB, LIMB]) | _limbs("sigma.", total - 1 - rho, [LIMB, LIMB])
+    return tables | split("rho", rho, 2 * LIMB) | split("sigma", total - 1 - rho, 2 * LIMB)
 
 
 def narrow(table: Integers) -> Any:
@@ -227,7 +321,7 @@ def placed(layout: Layout, name: str, values: Integers) -> Any:
 
 
 def _weights_before(trace: Trace, layout: Layout) -> list[Integers]:
-    """Start weights of the layout's segment, from the nearest stored state and the updates since."""
+    """What the layout's segment begins with, from the nearest stored state and the updates since."""
     s = layout.statement
     step, weights = trace.state_before(s.first_step)
     if step < s.first_step:
@@ -238,28 +332,30 @@ def _weights_before(trace: Trace, layout: Layout) -> list[Integers]:
 
 
 def _after(weights: Sequence[Integers], witness: Witness) -> list[Integers]:
-    """Weights after the witness's steps."""
-    s = witness.layout.statement
-    updated = []
-    for j, matrix in enumerate(weights):
-        a, g = (place_of(x).get(x).astype(np.int64) for x in (witness.activation(j), witness.gradient(j)))
+    """Weights, and moments if there are any, after the witness's steps."""
+    layout, updated = witness.layout, []
+    pairs = step_pairs(layout)
+    for m, matrix in zip(layout.trained, weights, strict=False):
+        pair = pairs[m]
+        left, right = (place_of(x).get(x).astype(np.int64) for x in (witness.tensor(pair.left), witness.tensor(pair.right)))
         total = matrix.astype(np.int64)
-        for t, rate in enumerate(s.rates):
-            step = slice(t * s.batch, (t + 1) * s.batch)
-            total = total - rate * _exact_product(a[:, step], g[:, step].T, rate)
+        for t, rate in enumerate(pair.rates):
+            step = slice(t * pair.per_step, (t + 1) * pair.per_step)
+            total = total - rate * _exact_product(left[:, step], right[:, step].T, rate)
         updated.append(total)
-    return updated
+    return updated + [moments for layer in galore.layers(layout.statement) for moments in moments_after(layer, witness.tables)]
 
 
 def _follow(witness: Witness) -> bool:
     """Whether the end weights follow from the witness's steps, by random combinations of rows and columns (Freivalds 1977)."""
-    s = witness.layout.statement
-    used, rates = s.steps * s.batch, field.from_ints(np.repeat(s.rates, s.batch).tolist())
-    for j, (before, after) in enumerate(zip(witness.start, witness.end, strict=True)):
+    for m, pair in step_pairs(witness.layout).items():
+        before, after = witness.start[m], witness.end[m]
+        used, rates = len(pair.rates) * pair.per_step, field.from_ints(np.repeat(pair.rates, pair.per_step).tolist())
         rows, columns = (field.from_wide_bytes(os.urandom(64 * n)) for n in before.shape)
         change = np.subtract(after, before, dtype=np.int64)
-        a, g = field.combine(rows, witness.activation(j))[:used], field.combine(columns, witness.gradient(j))[:used]
-        if (field.evaluate_small(change, rows, columns) + field.dot(field.mul(a, rates), g)) % field.MODULUS:
+        left = field.combine(rows, contiguous(witness.tensor(pair.left)))[:used]
+        right = field.combine(columns, contiguous(witness.tensor(pair.right)))[:used]
+        if (field.evaluate_small(change, rows, columns) + field.dot(field.mul(left, rates), right)) % field.MODULUS:
             return False
     return True
 
@@ -273,15 +369,3 @@ def _exact_product(a: Integers, b: Integers, rate: int) -> Integers:
     left = a.astype(np.float64)
     product: Integers = ((left @ high).astype(np.int64) << LIMB) + (left @ low).astype(np.int64)
     return product
-
-
-def _limbs(prefix: str, values: Integers, bits: list[int]) -> dict[str, Any]:
-    """`prefix`k -> limb k; what exceeds the last limb's bits stays in it, for the range check to find."""
-    last = len(bits) - 1
-    shifted = [values >> (LIMB * k) for k in range(len(bits))]
-    return {f"{prefix}{k}": value if k == last else value & ((1 << LIMB) - 1) for k, value in enumerate(shifted)}
-
-
-def _require_range(what: str, values: Integers, low: int, high: int) -> None:
-    if values.size and (int(values.min()) < low or int(values.max()) >= high):
-        raise BadInput(f"the trace holds {what} outside [{low}, {high}): {values.min()} to {values.max()}")

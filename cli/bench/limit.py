@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from zkaudit.cli.bench import additions, sizes
 from zkaudit.zk.block import Block
 from zkaudit.zk.gathered import LEAST_HIGHS, LEAST_LOWS, ROUNDS
-from zkaudit.zk.layout import Layout, padded
+from zkaudit.zk.block import padded
+from zkaudit.zk.layout import Layout
 from zkaudit.zk.leaves import RUN, WRITTEN
 
 PRODUCT, REDUCTION, SMALL = 0.5, 0.5, 0.1

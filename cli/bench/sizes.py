@@ -6,7 +6,8 @@ import itertools
 import re
 
 from zkaudit.zk.block import Block
-from zkaudit.zk.layout import Layout, padded, table_bits
+from zkaudit.zk.block import padded
+from zkaudit.zk.layout import Layout, table_bits
 
 
 def kind_and_layer(block: Block) -> tuple[str, int]:

@@ -105,7 +105,7 @@ def _proved(job: Job, given: Supplies, report: Report) -> Proof:
         # The end was committed to from the state stored before it. This segment's updates must lead to the same weights.
         stored = trace.state_before(end)[0]
         planned = segments.weights_before(trace, statement, end) if first < stored < end else None
-        if planned and not all(np.array_equal(a, place.put(b)) for a, b in zip(witness.end, planned, strict=True)):
+        if planned and not all(np.array_equal(a, place.put(b)) for a, b in zip(witness.end_state, planned, strict=True)):
             raise BadInput(f"the trace's weights after step {end - 1} do not follow from its updates")
     file = prove_segment(statement, witness, given.openings, job.blinder, phases)
     return Proof(job.segment, proof_file.encode(file), seconds)

@@ -1,0 +1,1 @@
+"""What a training step consists of: its matrix products and updates, and the relations of each method beyond plain SGD."""
