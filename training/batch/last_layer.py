@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,7 +60,8 @@ class LastLayer:
 def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of each example: logits (B, L, V), labels (B, L), those of -100 not predicted. 0 without labels."""
     targets = labels[:, 1:]
-    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), targets, reduction="none", ignore_index=-100)
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    losses = F.cross_entropy(exact[:, :-1].transpose(1, 2), targets, reduction="none", ignore_index=-100)
     return losses.sum(dim=1) / (targets != -100).sum(dim=1).clamp(min=1)
 
 
