@@ -1,4 +1,4 @@
-"""The `zkaudit` command: train, prove, verify, inspect, reveal, attest, audit, methods, bench."""
+"""The `zkaudit` command: train, replay, prove, verify, inspect, reveal, attest, audit, methods, bench."""
 
 from zkaudit.cli.command_line import main
 

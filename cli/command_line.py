@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from io import TextIOWrapper
 
-from zkaudit.cli import attest, audit, bench, inspect, methods, prove, reveal, train, verify
+from zkaudit.cli import attest, audit, bench, inspect, methods, prove, replay, reveal, train, verify
 from zkaudit.cli.command import add_to
 from zkaudit.cli.outcome import UNUSABLE, explain
 
 COMMANDS = (
-    *(train.COMMAND, prove.COMMAND, verify.COMMAND, inspect.COMMAND, reveal.COMMAND),
+    *(train.COMMAND, replay.COMMAND, prove.COMMAND, verify.COMMAND, inspect.COMMAND, reveal.COMMAND),
     *(attest.COMMAND, audit.COMMAND, methods.COMMAND, bench.COMMAND),
 )
 

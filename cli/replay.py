@@ -16,7 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the verdict: REPLAYED with what was recomputed and what was not, or DIFFERS with the first difference."""
     from zkaudit.training.replay import replay  # loads numpy, and a method's module the libraries it needs
 
-    done = replay(arguments.run, seed=arguments.seed, head=arguments.head)
+    done = replay(arguments.folder, seed=arguments.seed, head=arguments.head)
     if arguments.json:
         print(json.dumps(asdict(done), default=str))
     elif done.difference is not None:
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, --seed, --head, --json."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="the folder with steps.jsonl")
+    parser.add_argument("folder", metavar="RUN", type=Path, help="the folder with steps.jsonl")
     parser.add_argument("--seed", metavar="SEED", help="the run's seed, as it was published before the run")
     parser.add_argument("--head", metavar="HASH", help="the hash after the last record, as it was published")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -32,6 +32,7 @@ RULES = {  # rule -> module with a function `rule(run, options)`
     "hard-batch": "batch.hard_batch",
     "uds": "batch.uds",
     "colm": "batch.colm",
+    "sft-phases": "batch.phased",
 }
 
 
@@ -41,10 +42,18 @@ class Rule(Protocol):
     selects: bool  # whether it chooses among candidates, rather than giving them
 
     def expected(self, record: StepRecord) -> Mapping[str, Any]:
-        """Field -> value that the record must have. TrainingError if the record lacks what the choice is made by."""
+        """Field -> value that the record must have. Lacking if the record has not got what the choice is made by."""
 
     def after(self, record: StepRecord) -> None:
         """Learn of the record, which was as expected."""
+
+
+class Lacking(TrainingError):
+    """A record without what a choice is made by: the field, and what it should hold, in words."""
+
+    def __init__(self, field: str, wanted: str) -> None:
+        super().__init__(f"{field}: {wanted}")
+        self.field, self.wanted = field, wanted
 
 
 class Run(NamedTuple):
@@ -72,7 +81,7 @@ class Difference:
 
     def sentence(self) -> str:
         there, wanted = _short(self.found), _short(self.expected)
-        return f"step {self.step} (line {self.line}): {self.field} is {there}, but {self.by} gives {wanted}"
+        return f"step {self.step} (line {self.line}): {self.field} is {there}; by {self.by} it should be {wanted}"
 
 
 @dataclass(frozen=True)
@@ -107,12 +116,14 @@ def replay(folder: Path, *, seed: str | None = None, head: str | None = None) ->
         record = place.record
         if fault := place.fault(link):
             return found(Difference(place.line, record.step, *fault, "the chain"))
-        decided = [("the run's seed", _seeds(header, record)), ("the header", _by_header(header, rules, record))]
+        decided: list[tuple[str, Mapping[str, Any]]] = [("the run's seed", _seeds(header, record))]
+        decided.append(("the header", _by_header(header, rules, record)))
         for name, rule in rules.items():
             try:
                 values = rule.expected(record)
-            except TrainingError as error:
-                return found(Difference(place.line, record.step, "scores", str(error), record.scores, f"rule {name}"))
+            except Lacking as lack:
+                there = getattr(record, lack.field)
+                return found(Difference(place.line, record.step, lack.field, lack.wanted, there, f"rule {name}"))
             decided.append((f"rule {name}", values if rule.selects else _as_candidates(values, selects)))
         for by, values in decided:
             for name, value in values.items():
@@ -181,7 +192,7 @@ def _rules(file: StepFile) -> dict[str, Rule]:
 def _seeds(header: RunHeader, record: StepRecord) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if record.objective_seed is not None:
-        values["objective_seed"] = derive_seed(header.run_seed, "objective", record.step)
+        values["objective_seed"] = derive_seed(header.run_seed, f"objective.{record.objective_id}", record.step)
     if record.view_seeds:
         values["view_seeds"] = view_seeds(header.run_seed, record.step, len(record.ids))
     return values

@@ -21,7 +21,6 @@ from recorded codes; that codes are those of the model is taken at the record's 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +34,7 @@ from zkaudit.training.batch.last_layer import LastLayer
 from zkaudit.training.batch.selection import Selection, SelectorRule, scoring
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.method import Method
-from zkaudit.training.replay import Rule, Run, made
+from zkaudit.training.replay import Lacking, Rule, Run, made
 from zkaudit.training.steps import derive_seed
 
 METHOD = Method(
@@ -170,8 +169,8 @@ class CoLMSelector:
         for source in set(sources):
             rows = [place for place, each in enumerate(sources) if each == source]
             c = derivatives[rows, None]
-            parts = [self._adam(c, *part) for part in zip(z.split(CHUNK), m.split(CHUNK), v.split(CHUNK), strict=True)]
-            means = torch.cat([part.mean(dim=0).abs() for part in parts])
+            chunks = [slice(start, start + CHUNK) for start in range(0, len(z), CHUNK)]
+            means = torch.cat([self._adam(c, z[chunk], m[chunk], v[chunk]).mean(dim=0).abs() for chunk in chunks])
             largest = means.argsort(descending=True, stable=True)[:count]
             found[rows] = self._adam(c, z[largest], m[largest], v[largest])
         return found
@@ -198,6 +197,8 @@ def choose(
     """Place of each chosen example -> how many examples it stands for, from integer codes (examples, width)."""
     if options.keep > len(ids):
         raise TrainingError(f"{options.keep} examples cannot be kept of {len(ids)}")
+    if max(abs(value) for code in codes for value in code) * len(codes) * len(codes[0]) >= 1 << 61:
+        raise TrainingError(f"{len(codes)} codes of {len(codes[0])} numbers are too large to be compared in 64 bits")
     by_row = sorted(range(len(ids)), key=lambda place: ids[place])
     small = [place for place in by_row if sources[place] in options.small][: options.keep]
     chosen = dict.fromkeys(small, 1)
@@ -260,9 +261,10 @@ def rule(run: Run, options: Mapping[str, Any]) -> Rule:
         settings, column = CoLMOptions(keep, tuple(small), weighted=weighted), run.column("source")
 
         def again(ids: Sequence[int], codes: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-            if max(abs(value) for code in codes for value in code) * len(codes[0]) * len(codes) >= math.ldexp(1, 61):
-                raise TrainingError("codes small enough to be compared")
-            chosen = choose(ids, codes, [int(column[row]) for row in ids], settings)
+            try:
+                chosen = choose(ids, codes, [int(column[row]) for row in ids], settings)
+            except TrainingError as error:
+                raise Lacking("scores", f"codes to choose by: {error}") from None
             places = sorted(chosen)
             weights = tuple(float(chosen[place]) for place in places) if weighted else ()
             return {"ids": tuple(ids[place] for place in places), "weights": weights}

@@ -21,7 +21,7 @@ from torch import Tensor
 from zkaudit.training.batch.sampler import RecordedSampler
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.method import Method
-from zkaudit.training.replay import Rule, Run, made
+from zkaudit.training.replay import Lacking, Rule, Run, made
 from zkaudit.training.steps import StepRecord
 from zkaudit.zk.sampling import shuffled
 
@@ -153,7 +153,7 @@ class _HardBatchRule:
         chosen = self.sampler.fields(record.step)
         wanted = len(chosen["ids"]) if self.sampler.by_sample else 1
         if [len(score) for score in record.scores] != [1] * wanted:
-            raise TrainingError(f"{wanted} losses")
+            raise Lacking("scores", f"{wanted} losses")
         return chosen
 
     def after(self, record: StepRecord) -> None:

@@ -24,13 +24,15 @@ class LastLayer:
     """
 
     def __init__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> None:
-        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base: Any = model
+        base = base.get_base_model() if hasattr(base, "get_base_model") else base
         decoder = getattr(base, getattr(base, "base_model_prefix", "") or "-", None)
         found = [names for names in NAMES if all(hasattr(decoder, name) for name in names)]
         if not found or base.get_output_embeddings() is None:
             raise TrainingError(f"{type(base).__name__} is not known: its last layer, norm and head must be found by name")
         layers, norm = found[0]
-        self._model, self._batch, self._head = model, batch, base.get_output_embeddings()
+        self._model, self._batch = model, batch
+        self._head: nn.Module = base.get_output_embeddings()
         self._layer: nn.Module = getattr(decoder, layers)[-1]
         self._norm: nn.Module = getattr(decoder, norm)
         self.value_weight = _value_weight(self._layer)

@@ -24,7 +24,8 @@ class RecordedSampler(Sampler[list[Any]]):
         if steps < 1:
             raise TrainingError(f"steps = {steps} must be at least 1")
         self.run_seed, self.steps, self.step = run_seed, steps, 0
-        self._ahead, self._stream = 0, iter(())  # the step that the stream gives next
+        self._ahead = 0  # the step that the stream gives next
+        self._stream: Iterator[dict[str, Any]] = iter(())
 
     @abstractmethod
     def stream(self, first: int) -> Iterator[dict[str, Any]]:
@@ -42,7 +43,7 @@ class RecordedSampler(Sampler[list[Any]]):
     def fields(self, step: int) -> dict[str, Any]:
         """Of any step; one after the other is what costs least."""
         if step != self._ahead or step == 0:
-            self._stream: Iterator[dict[str, Any]] = self.stream(step)
+            self._stream = self.stream(step)
         self._ahead = step + 1
         return next(self._stream)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zkaudit.training.errors import TrainingError
+from zkaudit.training.replay import Lacking
 from zkaudit.training.steps import StepRecord
 
 Choose = Callable[[Sequence[int], Sequence[tuple[int, ...]]], Mapping[str, Any]]
@@ -70,10 +70,10 @@ class SelectorRule:
 
     def expected(self, record: StepRecord) -> Mapping[str, Any]:
         if len(set(record.candidate_ids)) != len(record.candidate_ids) or not record.candidate_ids:
-            raise TrainingError("candidates, each named once")
+            raise Lacking("candidate_ids", "rows to choose from, each named once")
         widths = {len(row) for row in record.scores}
         if len(record.scores) != len(record.candidate_ids) or len(widths) != 1 or self.width not in (None, *widths):
-            raise TrainingError(f"scores for each of {len(record.candidate_ids)} candidates")
+            raise Lacking("scores", f"as many integers for each of {len(record.candidate_ids)} candidates")
         return self.choose(record.candidate_ids, record.scores)
 
     def after(self, record: StepRecord) -> None:

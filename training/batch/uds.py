@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from zkaudit.training.batch.selection import Selection, SelectorRule, forward_logits
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.method import Method
-from zkaudit.training.replay import Rule, Run, made
+from zkaudit.training.replay import Lacking, Rule, Run, made
 from zkaudit.training.steps import derive_seed
 
 METHOD = Method(
@@ -147,7 +147,8 @@ class UDSSelector:
         narrow = torch.fft.fft(padded * columns, dim=2).real[:, :, self.places[0]]
         small = torch.fft.fft(narrow * rows[:, None], dim=1).real[:, self.places[1]]
         scale = math.sqrt(self.options.vocabulary * self.options.length / math.prod(self.options.codes))
-        return small.flatten(1) * (scale if self.options.paper_scale else scale / self.options.paper_factor)
+        codes: Tensor = small.flatten(1) * (scale if self.options.paper_scale else scale / self.options.paper_factor)
+        return codes
 
     def digest(self) -> str:
         """Of the codes that are remembered, hex."""
@@ -180,7 +181,8 @@ class UDSSelector:
 def nuclear_norm(matrices: Tensor) -> Tensor:
     """Sum of singular values of each matrix (B, L, V), as roots of the eigenvalues of its smaller Gram matrix."""
     wide = matrices.double() if matrices.shape[1] <= matrices.shape[2] else matrices.double().mT
-    return torch.linalg.eigvalsh(wide @ wide.mT).clamp(min=0).sqrt().sum(dim=1)
+    squares: Tensor = torch.linalg.eigvalsh(wide @ wide.mT)
+    return squares.clamp(min=0).sqrt().sum(dim=1)
 
 
 def top(scores: Sequence[tuple[int, ...]], ids: Sequence[int], keep: int) -> tuple[int, ...]:
@@ -210,7 +212,7 @@ def rule(run: Run, options: Mapping[str, Any]) -> Rule:
     def make(keep: int) -> SelectorRule:
         def choose(ids: Sequence[int], scores: Sequence[tuple[int, ...]]) -> dict[str, Any]:
             if not 1 <= keep <= len(ids):
-                raise TrainingError(f"{keep} rows cannot be kept of {len(ids)}")
+                raise Lacking("candidate_ids", f"rows of which {keep} can be kept")
             return {"ids": tuple(ids[place] for place in top(scores, ids, keep)), "weights": ()}
 
         return SelectorRule(choose, width=1)
