@@ -1,4 +1,4 @@
-"""`zkaudit audit`: what federated fine-tuning leaks, measured on the user's own set-up or on a saved update."""
+"""`zkaudit audit`: what training leaks, measured on the user's own set-up, on a saved update or on the update of a proof."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METER = "meter"
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the template, measure without attacking, attack a saved update, or run a whole audit."""
+    """Print the template, measure without attacking, attack a saved update or a proved one, or run a whole audit."""
     if arguments.template:
         from zkaudit.attacks.template import TEMPLATE
 
@@ -27,6 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
         return DONE
     if arguments.config == METER:
         return _meter(arguments)
+    if arguments.proof is not None:
+        return _proved(arguments)
     if arguments.update is not None:
         return _saved(arguments)
     return _audit(arguments)
@@ -37,6 +39,8 @@ def _audit(arguments: argparse.Namespace) -> int:
         raise BadInput("give a configuration (zkaudit audit --template prints one), or --update and --model")
     if arguments.out is None:
         raise BadInput("give --out, the folder for result.json and report.html")
+    if Path(arguments.config).is_dir():
+        raise BadInput(f"{arguments.config} is a folder: to audit a run of zkaudit train, give its proof too (--proof)")
     _quiet()
     from zkaudit.attacks import config
     from zkaudit.attacks.audit import audit
@@ -48,6 +52,20 @@ def _audit(arguments: argparse.Namespace) -> int:
         result = audit(settings, arguments.out, progress)
     _summary(result, arguments.out)
     return DONE
+
+
+def _proved(arguments: argparse.Namespace) -> int:
+    others = [
+        name for name in ("update", "model", "peft", "start", "records", "device") if getattr(arguments, name) is not None
+    ]
+    if others:
+        raise BadInput(f"--proof is for a run of zkaudit train alone: --{others[0]} does not go with it")
+    if arguments.config is None or arguments.out is None:
+        raise BadInput("--proof also needs RUN, the folder that zkaudit train wrote, and --out")
+    _quiet()
+    from zkaudit.cli import joint
+
+    return joint.run(Path(arguments.config), arguments.proof, arguments.out)
 
 
 def _saved(arguments: argparse.Namespace) -> int:
@@ -123,10 +141,16 @@ def _cell(attack: Mapping[str, Any], metric: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG or meter, --out, --template; --update, --model, --peft, --records and what they need."""
-    parser.add_argument("config", metavar="CONFIG.toml|meter", nargs="?", help="what to audit; or `meter`, to measure only")
+    """CONFIG, RUN or meter, --out, --template; --proof; --update, --model, --peft, --records and what they need."""
+    what = "what to audit: a configuration, or the folder of a proved run; or `meter`, to measure only"
+    parser.add_argument("config", metavar="CONFIG.toml|RUN|meter", nargs="?", help=what)
     parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write result.json and report.html to")
     parser.add_argument("--template", action="store_true", help="print a configuration that runs as it is, every key explained")
+    proved = parser.add_argument_group("the update of a proved run")
+    proof = (
+        "RUN's proof, or the folder of its segments: it is verified, and RUN opened against its commitments, before any attack"
+    )
+    proved.add_argument("--proof", metavar="PROOF", type=Path, help=proof)
     saved = parser.add_argument_group("a saved update, of any stack")
     saved.add_argument("--update", metavar="FILE", type=Path, help="gradient or delta: safetensors, or a dictionary of torch")
     saved.add_argument("--model", metavar="DIR", type=Path, help="the model that clients got (for meter, config.json will do)")
@@ -151,8 +175,11 @@ examples:
   zkaudit audit audit.toml --out audits/first              result.json and report.html; go on after a stop by the same command
   zkaudit audit --update update.safetensors --model base/ --peft adapter/ --out audits/saved
   zkaudit audit meter --model base/ --peft adapter/ --tokens 512
+  zkaudit audit runs/digits --proof digits.zkp --out audits/digits    one report of a proof and of what its update leaks
 
 Nothing is downloaded. Personal data are hidden in reports unless the configuration says show_values = true.
+
+exit codes: 0 done, 1 the proof is invalid or speaks about another run, 2 bad input or usage
 """
 
-COMMAND = Command("audit", "measure what federated fine-tuning leaks", EXAMPLES, add_arguments, run)
+COMMAND = Command("audit", "measure what federated training leaks", EXAMPLES, add_arguments, run)

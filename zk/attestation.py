@@ -78,17 +78,17 @@ def _statement(named: Named) -> Json:
     verdict = verifier.verify_files(named.proofs)
     if not verdict.valid:
         raise InvalidProof(verdict.reason)
-    files = sorted(_segments(named.proofs), key=lambda file: file[1].statement.segment)
-    last_path, last = files[-1]
+    paths = verifier.in_order(named.proofs)
+    end = proof_file.read(paths[-1]).statement.end
     if named.model is None:
-        commitment = hashlib.sha256(last.statement.end).hexdigest()
+        commitment = hashlib.sha256(end).hexdigest()
         subject = {"name": "end weights", "digest": {COMMITMENT: commitment}}
     else:
         if named.opening is not None:
-            _require_end_weights(last_path, last.statement.end, named.model, named.opening)
+            _require_end_weights(paths[-1], end, named.model, named.opening)
         subject = {**_described(named.model), "annotations": {"tensors": f"{TENSORS}*"}}
     predicate = {
-        "proof": [_described(path) for path, _ in files],
+        "proof": [_described(path) for path in paths],
         "statements": verdict.statements,
         "verdict": {
             "valid": verdict.valid,
@@ -102,10 +102,6 @@ def _statement(named: Named) -> Json:
     if named.audit is not None:
         predicate["audit"] = _audit(named.audit, [file["digest"]["sha256"] for file in predicate["proof"]])
     return {"_type": STATEMENT, "subject": [subject], "predicateType": PREDICATE, "predicate": predicate}
-
-
-def _segments(paths: Sequence[Path]) -> list[tuple[Path, proof_file.ProofFile]]:
-    return [(path, proof_file.read(path)) for path in verifier.segment_paths(paths)]
 
 
 def _require_end_weights(proof: Path, end: bytes, model: Path, opened_by: Path) -> None:
@@ -133,9 +129,14 @@ def _audit(path: Path, proofs: Sequence[str]) -> Json:
 
 def _described(path: Path) -> Json:
     """A file as a ResourceDescriptor."""
+    return {"name": path.name, "digest": {"sha256": sha256(path)}}
+
+
+def sha256(path: Path) -> str:
+    """A file's digest, hex; BadInput if it cannot be read."""
     try:
         with path.open("rb") as stream:
-            return {"name": path.name, "digest": {"sha256": hashlib.file_digest(stream, "sha256").hexdigest()}}
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
 

@@ -44,7 +44,7 @@ def bind(run: Path, proofs: Sequence[Path]) -> BoundRun:
     training method other than plain SGD, whose commitments hold more than weights.
     """
     trace = read_trace(run / "trace")
-    paths = sorted(verifier.segment_paths(proofs), key=lambda path: proof_file.read(path).statement.segment)
+    paths = verifier.in_order(proofs)
     first, last = (proof_file.read(path).statement for path in (paths[0], paths[-1]))
     _require_plain(first)
     _require_same_shape(run, trace, first, last)

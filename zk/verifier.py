@@ -36,7 +36,7 @@ def verify_files(paths: Sequence[Path], budget: int | None = None) -> Verdict:
     BadInput for files that are no proofs and, given a budget, for any whose `work` is above it, before that work is done.
     """
     started = time.perf_counter()
-    files = sorted((_read(path, budget) for path in segment_paths(paths)), key=lambda file: file.statement.segment)
+    files = sorted((_read(path, budget) for path in _segment_paths(paths)), key=lambda file: file.statement.segment)
     try:
         for file in files:
             verify_segment(file)
@@ -106,8 +106,12 @@ def _check_chained(before: ProofFile, after: ProofFile) -> None:
         raise InvalidProof(str(error)) from None
 
 
-def segment_paths(paths: Sequence[Path]) -> list[Path]:
-    """The proof files among `paths`, and those in folders among them; BadInput for a folder without any."""
+def in_order(paths: Sequence[Path]) -> list[Path]:
+    """The proof files among `paths` and in folders among them, by segment; BadInput for what is none, or a folder without."""
+    return sorted(_segment_paths(paths), key=lambda path: proof_file.read(path).statement.segment)
+
+
+def _segment_paths(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():

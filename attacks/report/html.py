@@ -20,12 +20,14 @@ from zkaudit.attacks.report.sections import (
     metering,
     overview,
     personal,
+    proving,
     screening,
 )
 
 Content = Callable[[Mapping[str, Any]], list[Child]]
 
 SECTIONS: tuple[tuple[str, str, str, Content], ...] = (  # id, heading, what it answers, content
+    ("proof", "Proof of the update", "What is proved of the update that this audit is about.", proving.proof),
     ("threat", "Threat model", "Who attacks, and with what.", overview.threat),
     ("meter", "Leakage meter", "What the update shows, told from model and settings before any attack runs.", metering.meter),
     ("phase", "Phase diagram", "How recovery depends on tokens behind an update (n) and rank it shows (K).", exposure.phase),

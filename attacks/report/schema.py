@@ -74,6 +74,16 @@ _DEFENCE = _object(
 _GROUP = _object(site=STRING, dependence=STRING, kinds=_list(STRING), capacity=NUMBER, ratio=NUMBER, regime=STRING)
 _TENSOR = _object(name=STRING, shape=_list(COUNT), kind=STRING, explanation=STRING, capacity=NUMBER)
 _FINDING = _object(["sentence"], severity={"enum": ["high", "medium", "low", "info"]}, sentence=STRING, remedy=STRING)
+_PROOF = _object(
+    valid=BOOLEAN,
+    soundness_bits=COUNT,
+    steps=COUNT,
+    segments=COUNT,
+    files=_list(_object(["name", "sha256"], name=STRING, sha256=STRING)),
+    checks=_list(STRING),
+    update=STRING,
+    statements=_list({"type": "object"}),
+)
 _SIGNAL = _object(["name"], name=STRING, value=NUMBER, threshold=NUMBER, explanation=STRING)
 
 SCHEMA: Schema = {
@@ -93,8 +103,10 @@ SCHEMA: Schema = {
         hashes=_map(STRING),
         seeds={"type": "object"},
         verdict=_object(level={"enum": ["exposed", "partly exposed", "no leak found"]}, sentences=_list(STRING)),
+        proof=_PROOF,
         meter=_object(
             tokens=NUMBER,
+            records=NUMBER,
             verdict=STRING,
             reason=STRING,
             groups=_list(_GROUP),

@@ -10,6 +10,12 @@ from zkaudit.attacks.report.elements import Child, Row, figure, measured, note, 
 from zkaudit.attacks.report.quantities import ABSENT, decimal, duration, interval, significant, size
 
 METRICS = {
+    "Records of numbers": {
+        "records_recovered": "Recovered",
+        "record_fidelity": "Fidelity",
+        "record_error": "Error of guesses",
+        "labels_right": "Labels",
+    },
     "Tokens": {
         "token_recall": "Recall",
         "token_precision": "Precision",
@@ -34,13 +40,13 @@ METRICS = {
         "record_success": "Context and all values",
     },
 }
-HEADLINES = ("recall_at_n", "token_f1", "token_recall", "rougeL", "auc", "exact_match")
+HEADLINES = ("record_fidelity", "recall_at_n", "token_f1", "token_recall", "rougeL", "auc", "exact_match")
 ROLES = {
     "attack": "Attacks",
     "control": "Controls: no use of the update",
     "oracle": "Oracles: upper bounds, part of the truth is given",
 }
-BASELINES = {"token_chance"}  # not a merit of an attack
+BASELINES = {"token_chance", "record_error"}  # not a merit of an attack
 TRUSTED = 0.5  # precision under which most claims are wrong
 
 Attack = Mapping[str, Any]

@@ -26,13 +26,13 @@ def meter(result: Mapping[str, Any]) -> list[Child]:
         content.append(
             paragraph(tag("strong", found["verdict"].capitalize()), f": {reason.rstrip('.')}" if reason else None, ".")
         )
-    content += _groups(found.get("groups", []))
+    content += _groups(found.get("groups", []), found.get("records") is not None)
     content += _findings(found.get("findings", []))
     content += _tensors(found.get("tensors", []))
     return content
 
 
-def _groups(groups: list[Any]) -> list[Child]:
+def _groups(groups: list[Any], of_records: bool) -> list[Child]:
     if not groups:
         return []
     rows = [
@@ -54,8 +54,11 @@ def _groups(groups: list[Any]) -> list[Child]:
             numbers={3},
         ),
         paragraph(
-            "n is the number of token positions behind one update, K the number of directions in which it shows an input. "
-            "Up to n/K = 1 (dashed mark) each token can be tested exactly; above it, tokens can still be ranked. "
+            "n is the number of inputs that a layer read for the update, K the number of directions in which it shows one. "
+            "Up to n/K = 1 (dashed mark) a guess of one can be tested exactly; above it, the update shows mostly mixtures. "
+            if of_records
+            else "n is the number of token positions behind one update, K the number of directions in which it shows an input. "
+            "Up to n/K = 1 (dashed mark) each token can be tested exactly; above it, tokens can still be ranked. ",
             "The scale is logarithmic, from 1/64 on the left to 64 on the right.",
             class_="key",
         ),

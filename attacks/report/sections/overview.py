@@ -10,6 +10,7 @@ from zkaudit.attacks.report.quantities import duration, moment, ratio, significa
 
 LEVELS = {"exposed": "high", "partly exposed": "medium", "no leak found": "low"}
 TITLE = "Leakage audit"
+PROVED = "Federated training, proof and leakage audit of one update"
 TIERS = {
     "passive": "honest but curious: sees what clients send, changes nothing",
     "auxiliary": "also has records of its own in the clients' format, with other values",
@@ -29,7 +30,7 @@ def cover(result: Mapping[str, Any]) -> Html:
     known = [(name, value) for name, value in _facts(result) if value is not None]
     return tag(
         "header",
-        paragraph("Federated fine-tuning, leakage audit", class_="kicker"),
+        paragraph("Federated fine-tuning, leakage audit" if "proof" not in result else PROVED, class_="kicker"),
         tag("h1", result.get("title") or TITLE),
         tag(
             "div",
@@ -54,6 +55,7 @@ def _facts(result: Mapping[str, Any]) -> list[tuple[str, Child]]:
     return [
         ("Attacker", result.get("threat", {}).get("name")),
         ("Tokens behind an update", None if meter.get("tokens") is None else significant(meter["tokens"])),
+        ("Records behind the update", None if meter.get("records") is None else significant(meter["records"])),
         ("Lowest n/K", ratio(min(ratios)) if ratios else None),
         ("Attacks run", f"{len(real)}, {failed} did not apply" if failed else len(real) or None),
         ("Defences tried", len(result.get("defences", [])) or None),
