@@ -77,9 +77,9 @@ def proxy_correlates() -> Measured:
     trained = sum(len(subset) for subset in _subsets()) * STEPS
     note = (
         f"by domain {' '.join(f'{value:.2f}' for value in shared[0])}; Spearman's {fmean(shared[1]):.2f}; {DOMAINS * STEPS} "
-        f"steps of training in place of {trained}; mean losses of models {_trained_losses().mean():.2f}, of proxies "
-        f"{shared[2]:.2f}. Without a shared start {fmean(alone[0]):.2f}, Spearman's {fmean(alone[1]):.2f}, loss {alone[2]:.2f}. "
-        "An independent simulation: .88, Spearman's .87; the paper calls the correlation strong"
+        f"steps of training in place of {trained}; models' losses {_trained_losses().mean():.2f}, proxies' "
+        f"{shared[2]:.2f}. Without a shared start {fmean(alone[0]):.2f}, Spearman's {fmean(alone[1]):.2f}, proxies' "
+        f"{alone[2]:.2f}. An independent simulation: .88, Spearman's .87; the paper calls the correlation strong"
     )
     return Measured(fmean(shared[0]), None, note)
 
