@@ -37,13 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{folder}: this run is complete")
         return DONE
     _show_rates(settings)
-    batches = batch_rows(prover.commit_start(folder), prepared.rows, settings.training.batch, 0, settings.training.steps)
+    seed = prover.commit_start(folder)
+    batches = batch_rows(seed, prepared.rows, settings.training.batch, 0, settings.training.steps)
     with ProgressBar() as progress:
-        result = prepared.train(batches, lambda done, steps: progress(f"training, step {done} of {steps}", done / steps), place)
-    fixedpoint.write_model(model, result.start, result.end, settings.fixed_point)
+
+        def report(done: int, steps: int) -> None:
+            progress(f"training, step {done} of {steps}", done / steps)
+
+        result = prepared.train(batches, report, place, seed)
+    fixedpoint.write_model(model, result.start, result.end, settings.fixed_point, result.frozen)
     _write_metrics(metrics, settings, prepared, result, time.perf_counter() - started)
     print(f"{folder}: {settings.training.steps} steps in {time.perf_counter() - started:.1f} s on {device.description(place)}")
-    print(f"test accuracy: {result.test_accuracy:.2%} in fixed point, {result.float_test_accuracy:.2%} in float32, same steps")
+    print(f"test accuracy: {result.test_accuracy:.2%} in fixed point, {result.float_test_accuracy:.2%} in float, same steps")
     return DONE
 
 
@@ -57,7 +62,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _show_rates(settings: RunConfig) -> None:
     """Say so if the learning rate is not what was asked for: it must be a multiple of batch / 2^k."""
-    wanted, used = settings.training.learning_rate, settings.settings.learning_rates
+    wanted, used = settings.wanted_rates, settings.settings.learning_rates
     furthest = max(range(len(used)), key=lambda step: abs(used[step] / wanted[step] - 1))
     if abs(used[furthest] / wanted[furthest] - 1) > 1e-9:
         step = f" of step {furthest}" if len(set(wanted)) > 1 else ""

@@ -7,13 +7,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zkaudit.training.checks import integer, is_kind, refuse
 from zkaudit.training.errors import TrainingError
+from zkaudit.training.method_config import FP8Config, GaLoreConfig, LoRAConfig
+from zkaudit.training.provable import FP8, GaLore, LoRA
 
 LOSSES = ("cross_entropy", "square")
+METHODS = ("sgd", "galore", "lora")
+PRECISIONS = ("fixed", "fp8")
 BUNDLED = ("digits", "wine", "breast_cancer", "iris")
 LARGEST_WIDTH = 1 << 16
 LARGEST_BATCH = 1 << 20
@@ -32,10 +38,10 @@ class DataConfig:
     test_fraction: float = 0.25
 
     def __post_init__(self) -> None:
-        if not _is(self.source, str) or not (self.source in BUNDLED or self.source.endswith(".npz")):
-            _refuse("[data] source", self.source, f"one of {', '.join(BUNDLED)} or a path that ends in .npz")
-        if not _is(self.test_fraction, float) or not 0 < self.test_fraction < 1:
-            _refuse("[data] test_fraction", self.test_fraction, "a number between 0 and 1, both excluded")
+        if not is_kind(self.source, str) or not (self.source in BUNDLED or self.source.endswith(".npz")):
+            refuse("[data] source", self.source, f"one of {', '.join(BUNDLED)} or a path that ends in .npz")
+        if not is_kind(self.test_fraction, float) or not 0 < self.test_fraction < 1:
+            refuse("[data] test_fraction", self.test_fraction, "a number between 0 and 1, both excluded")
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,12 @@ class ModelConfig:
     init_seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not _is(self.hidden, tuple) or len(self.hidden) > 63:
-            _refuse("[model] hidden", self.hidden, "a list of at most 63 widths")
+        if not is_kind(self.hidden, tuple) or len(self.hidden) > 63:
+            refuse("[model] hidden", self.hidden, "a list of at most 63 widths")
         for width in self.hidden:
-            _integer("[model] hidden", width, 1, LARGEST_WIDTH)
+            integer("[model] hidden", width, 1, LARGEST_WIDTH)
         if self.init_seed is not None:
-            _integer("[model] init_seed", self.init_seed, 0, (1 << 63) - 1)
+            integer("[model] init_seed", self.init_seed, 0, (1 << 63) - 1)
 
 
 @dataclass(frozen=True)
@@ -63,19 +69,24 @@ class TrainingConfig:
     steps: int
     learning_rate: tuple[float, ...]
     seed: str
+    method: str = "sgd"  # "galore" and "lora" have a section of their own
+    precision: str = "fixed"  # of activations and gradients: "fp8" has a section of its own, which may be left out
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
-            _refuse("[training] loss", self.loss, f"one of {', '.join(LOSSES)}")
-        _integer("[training] batch", self.batch, 1, LARGEST_BATCH)
-        _integer("[training] steps", self.steps, 1, LARGEST_STEPS)
+            refuse("[training] loss", self.loss, f"one of {', '.join(LOSSES)}")
+        for name, known in (("method", METHODS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                refuse(f"[training] {name}", getattr(self, name), f"one of {', '.join(known)}")
+        integer("[training] batch", self.batch, 1, LARGEST_BATCH)
+        integer("[training] steps", self.steps, 1, LARGEST_STEPS)
         for rate in self.learning_rate:
-            if not _is(rate, float) or not math.isfinite(rate) or rate <= 0:
-                _refuse("[training] learning_rate", rate, "a positive number, or a list of them with one entry a step")
+            if not is_kind(rate, float) or not math.isfinite(rate) or rate <= 0:
+                refuse("[training] learning_rate", rate, "a positive number, or a list of them with one entry a step")
         if len(self.learning_rate) != self.steps:
             raise TrainingError(f"[training] learning_rate has {len(self.learning_rate)} entries for {self.steps} steps")
-        if not _is(self.seed, str) or len(self.seed) > LARGEST_SEED:
-            _refuse("[training] seed", self.seed, f"a string of at most {LARGEST_SEED} characters")
+        if not is_kind(self.seed, str) or len(self.seed) > LARGEST_SEED:
+            refuse("[training] seed", self.seed, f"a string of at most {LARGEST_SEED} characters")
 
 
 @dataclass(frozen=True)
@@ -87,14 +98,14 @@ class FixedPoint:
     weight_bits: int = 32
 
     def __post_init__(self) -> None:
-        _integer("[fixed_point] activation_bits", self.activation_bits, 2, 14)
-        _integer("[fixed_point] gradient_bits", self.gradient_bits, 2, 15)
-        _integer("[fixed_point] weight_bits", self.weight_bits, 16, 48)
+        integer("[fixed_point] activation_bits", self.activation_bits, 2, 14)
+        integer("[fixed_point] gradient_bits", self.gradient_bits, 2, 15)
+        integer("[fixed_point] weight_bits", self.weight_bits, 16, 48)
         if self.gradient_bits < self.activation_bits:
-            _refuse("[fixed_point] gradient_bits", self.gradient_bits, f"at least activation_bits, {self.activation_bits}")
+            refuse("[fixed_point] gradient_bits", self.gradient_bits, f"at least activation_bits, {self.activation_bits}")
         if self.update_bits < 0:
             least = self.activation_bits + self.gradient_bits
-            _refuse("[fixed_point] weight_bits", self.weight_bits, f"at least activation_bits + gradient_bits, {least}")
+            refuse("[fixed_point] weight_bits", self.weight_bits, f"at least activation_bits + gradient_bits, {least}")
 
     @property
     def update_bits(self) -> int:
@@ -110,12 +121,16 @@ class Settings:
     batch: int
     rates: tuple[int, ...]
     fixed_point: FixedPoint
+    unit: float | None = None  # the learning rate that a rate of 1 is, by default batch / 2^k
+    galore: GaLore | None = None
+    lora: LoRA | None = None
+    fp8: FP8 | None = None
 
     @property
     def learning_rates(self) -> tuple[float, ...]:
-        """The rates that are really used: c_t * batch / 2^k."""
-        scale = self.batch / 2**self.fixed_point.update_bits
-        return tuple(c * scale for c in self.rates)
+        """The rates that are really used."""
+        unit = self.batch / 2**self.fixed_point.update_bits if self.unit is None else self.unit
+        return tuple(c * unit for c in self.rates)
 
 
 @dataclass(frozen=True)
@@ -126,25 +141,76 @@ class RunConfig:
     model: ModelConfig
     training: TrainingConfig
     fixed_point: FixedPoint = field(default_factory=FixedPoint)
+    galore: GaLoreConfig | None = None
+    lora: LoRAConfig | None = None
+    fp8: FP8Config | None = None
 
     def __post_init__(self) -> None:
-        smallest = self.training.batch / 2**self.fixed_point.update_bits
-        for wanted, rate in zip(self.training.learning_rate, self.settings.rates, strict=True):
+        for name, chosen in (
+            ("galore", self.training.method),
+            ("lora", self.training.method),
+            ("fp8", self.training.precision),
+        ):
+            given, key = getattr(self, name) is not None, "precision" if name == "fp8" else "method"
+            if given and chosen != name:
+                raise TrainingError(f"there is a section [{name}], but [training] {key} is {chosen!r}")
+            if not given and chosen == name and name != "fp8":
+                raise TrainingError(f'[training] method = "{name}" needs a section [{name}] with at least a rank')
+        unit = self._unit(self._galore(self._narrow_widths))
+        for wanted, rate in zip(self.wanted_rates, self._rates, strict=True):
             if not 1 <= rate <= LARGEST_RATE:
                 size = "small" if rate < 1 else "large"
-                limit = f"the smallest is {smallest:.6g}" if rate < 1 else f"the largest is {LARGEST_RATE * smallest:.6g}"
+                limit = f"the smallest is {unit:.6g}" if rate < 1 else f"the largest is {LARGEST_RATE * unit:.6g}"
                 widths = f"batch = {self.training.batch} and update bits weight_bits - activation_bits - gradient_bits"
-                raise TrainingError(
-                    f"[training] learning_rate {wanted:g} is too {size} for {widths} = {self.fixed_point.update_bits}, "
-                    f"of whose rates {limit}"
+                where = (
+                    f"{widths} = {self.fixed_point.update_bits}" if self.galore is None else f"{self.fixed_point} and [galore]"
                 )
+                raise TrainingError(f"[training] learning_rate {wanted:g} is too {size} for {where}, of whose rates {limit}")
 
     @property
     def settings(self) -> Settings:
-        """The part that the exact trainer needs."""
+        """What the exact trainer needs and does not depend on the data's shape."""
         t = self.training
-        rates = tuple(round(rate * 2**self.fixed_point.update_bits / t.batch) for rate in t.learning_rate)
-        return Settings(t.loss, t.batch, rates, self.fixed_point)
+        return Settings(t.loss, t.batch, self._rates, self.fixed_point, self._unit(self._galore(self._narrow_widths)))
+
+    def settings_for(self, widths: tuple[int, ...]) -> Settings:
+        """All that the exact trainer needs, for a network of these widths."""
+        bits, fp8 = self.fixed_point, None
+        if self.training.precision == "fp8":
+            fp8 = (self.fp8 or FP8Config()).method(len(widths) - 2, bits.activation_bits, bits.gradient_bits)
+        lora = self.lora.method(widths) if self.lora is not None else None
+        return dataclasses.replace(self.settings, galore=self._galore(widths), lora=lora, fp8=fp8)
+
+    @property
+    def _narrow_widths(self) -> tuple[int, ...]:
+        """Of a network that may be the configured one: rates do not depend on the inputs and outputs, which the data say."""
+        return (1, *self.model.hidden, 1)
+
+    @property
+    def _product_bits(self) -> int:
+        return self.fixed_point.activation_bits + self.fixed_point.gradient_bits
+
+    def _galore(self, widths: tuple[int, ...]) -> GaLore | None:
+        return None if self.galore is None else self.galore.method(widths, self.training.batch, self._product_bits)
+
+    def _unit(self, method: GaLore | None) -> float:
+        bits, batch = self.fixed_point, self.training.batch
+        if self.galore is None or method is None:
+            return batch * 2.0**-bits.update_bits
+        return self.galore.unit(method, batch, self._product_bits, bits.weight_bits)
+
+    @property
+    def wanted_rates(self) -> Sequence[float]:
+        """The learning rates that `rates` come nearest to: with GaLore, scale and bias correction included."""
+        rates = self.training.learning_rate
+        return rates if self.galore is None else self.galore.effective(rates)
+
+    @property
+    def _rates(self) -> tuple[int, ...]:
+        """The integers c_t; with LoRA multiples of what makes the second matrices' rates integers too."""
+        unit = self._unit(self._galore(self._narrow_widths))
+        step = 1 if self.lora is None else self.lora.method((1, *self.model.hidden, 1)).divisor
+        return tuple(step * round(rate / (unit * step)) for rate in self.wanted_rates)
 
 
 def load(path: Path) -> RunConfig:
@@ -162,7 +228,7 @@ def load(path: Path) -> RunConfig:
 
 
 def _from_tables(content: dict[str, Any], folder: Path) -> RunConfig:
-    known = ("data", "model", "training", "fixed_point")
+    known = ("data", "model", "training", "fixed_point", "galore", "lora", "fp8")
     for name, table in content.items():
         if name not in known:
             raise TrainingError(f"unknown section or key '{name}'; sections are {', '.join(f'[{x}]' for x in known)}")
@@ -172,10 +238,13 @@ def _from_tables(content: dict[str, Any], folder: Path) -> RunConfig:
         if name not in content:
             raise TrainingError(f"the section [{name}] is missing")
     data, model, training = (dict(content[name]) for name in known[:3])
-    if _is(data.get("source"), str) and data["source"].endswith(".npz"):
+    if is_kind(data.get("source"), str) and data["source"].endswith(".npz"):
         data["source"] = str(folder / data["source"])
     if isinstance(model.get("hidden"), list):
         model["hidden"] = tuple(model["hidden"])
+    lora, fp8 = dict(content.get("lora", {})), dict(content.get("fp8", {}))
+    for table in (lora, fp8):
+        table.update({key: tuple(value) for key, value in table.items() if isinstance(value, list)})
     steps, rate = training.get("steps"), training.get("learning_rate")
     if "learning_rate" in training:
         if isinstance(rate, list):
@@ -189,6 +258,9 @@ def _from_tables(content: dict[str, Any], folder: Path) -> RunConfig:
         _section("model", ModelConfig, model),
         _section("training", TrainingConfig, training),
         _section("fixed_point", FixedPoint, content.get("fixed_point", {})),
+        _section("galore", GaLoreConfig, content["galore"]) if "galore" in content else None,
+        _section("lora", LoRAConfig, lora) if "lora" in content else None,
+        _section("fp8", FP8Config, fp8) if "fp8" in content else None,
     )
 
 
@@ -201,17 +273,3 @@ def _section(name: str, kind: type[Section], table: dict[str, Any]) -> Section:
         if x.default is dataclasses.MISSING and x.name not in table:
             raise TrainingError(f"[{name}] lacks '{x.name}'")
     return kind(**table)
-
-
-def _is(value: object, kind: type) -> bool:
-    """Whether TOML would call it that: no booleans among numbers, an integer is a number too."""
-    return not isinstance(value, bool) and isinstance(value, (int, float) if kind is float else kind)
-
-
-def _integer(name: str, value: object, low: int, high: int) -> None:
-    if not _is(value, int) or not isinstance(value, int) or not low <= value <= high:
-        _refuse(name, value, f"an integer from {low} to {high}")
-
-
-def _refuse(name: str, value: object, allowed: str) -> None:
-    raise TrainingError(f"{name} is {value!r:.60}; it must be {allowed}")

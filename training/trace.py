@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from zkaudit.training.config import RunConfig
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.private_file import create, synchronise, synchronise_folder, writing
+from zkaudit.training.provable import as_manifest
 
 FORMAT = "zkaudit-trace"
 VERSION = 1
@@ -31,8 +32,8 @@ Integers = NDArray[np.int64]
 
 def manifest_of(config: RunConfig, widths: Sequence[int], rows: int) -> dict[str, Any]:
     """The manifest of a run with this many training rows."""
-    settings, bits = config.settings, config.fixed_point
-    manifest = {
+    settings, bits = config.settings_for(tuple(widths)), config.fixed_point
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "widths": list(widths),
@@ -46,6 +47,9 @@ def manifest_of(config: RunConfig, widths: Sequence[int], rows: int) -> dict[str
         "learning_rate": list(settings.rates),
         "seed": config.training.seed,
     }
+    for name in ("galore", "lora", "fp8"):
+        if (method := getattr(settings, name)) is not None:
+            manifest[name] = as_manifest(method)
     return {**manifest, "chunk_steps": _chunk_steps(manifest)}
 
 
@@ -58,7 +62,41 @@ def step_arrays(manifest: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, 
         shapes |= {f"{name}{j}": (batch, units) for name in names}
     if manifest["loss"] == "cross_entropy":
         shapes |= {name: (batch, widths[-1]) for name in ("p", "rho")}
+    for j, rank in enumerate(manifest.get("lora", {}).get("ranks", ())):
+        shapes |= {f"{name}{j}": (batch, rank) for name in ("h", "hr", "gh", "ghr") if rank}
+    for j, (kept, _, rank) in enumerate(_subspaces(manifest)):
+        shapes |= {f"{name}{j}": (rank, kept) for name in ("projected", "rest")}
     return {name: (stored_type(name, manifest["weight_bits"]), shape) for name, shape in shapes.items()}
+
+
+def state_arrays(manifest: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, int]]]:
+    """Name -> element type and shape of what is stored at a chunk's end: trained matrices, GaLore's bases and moments."""
+    shapes = {f"weights{i}": ("<i8", shape) for i, shape in enumerate(trained_shapes(manifest))}
+    for j, (kept, over, rank) in enumerate(_subspaces(manifest)):
+        if manifest["galore"]["basis"] == "svd":
+            shapes[f"basis{j}"] = ("<i4", (over, rank))
+        if manifest["galore"]["optimizer"] == "adam":
+            shapes |= {f"{name}{j}": ("<i8", (kept, rank)) for name in ("first", "second")}
+    return shapes
+
+
+def trained_shapes(manifest: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Of the trained matrices: each layer's with its bias as last row, with LoRA the two of each adapter instead."""
+    pairs = list(itertools.pairwise(manifest["widths"]))
+    if "lora" not in manifest:
+        return [(d + 1, units) for d, units in pairs]
+    ranks = [(j, rank) for j, rank in enumerate(manifest["lora"]["ranks"]) if rank]
+    return [shape for j, rank in ranks for shape in ((pairs[j][0], rank), (rank, pairs[j][1]))]
+
+
+def _subspaces(manifest: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """Of each layer with GaLore: units that are kept, units that the basis lies over, and the rank."""
+    if "galore" not in manifest:
+        return []
+    galore, found = manifest["galore"], []
+    for (d, units), side, rank in zip(itertools.pairwise(manifest["widths"]), galore["sides"], galore["ranks"], strict=True):
+        found.append((units, d + 1, rank) if side == "left" else (d + 1, units, rank))
+    return found
 
 
 def stored_type(name: str, weight_bits: int) -> str:
@@ -66,7 +104,7 @@ def stored_type(name: str, weight_bits: int) -> str:
     kind = name.rstrip("0123456789")
     if kind in ("r", "rg"):
         return "<u4" if weight_bits <= 32 else "<i8"
-    return "<i8" if kind in ("batch", "rho") else "<i4"
+    return "<i8" if kind in ("batch", "rho", "rest", "hr", "ghr") else "<i4"
 
 
 class TraceWriter:
@@ -76,7 +114,7 @@ class TraceWriter:
         self.folder, self.manifest = folder, manifest
         self.steps, self._chunk_steps = int(manifest["steps"]), int(manifest["chunk_steps"])
         self._arrays = step_arrays(manifest)
-        self._shapes = [(d + 1, units) for d, units in itertools.pairwise(manifest["widths"])]
+        self._state = state_arrays(manifest)
         self._part = folder / ".chunk.part"
         self._files: dict[str, BinaryIO] = {}
         chunks = 0
@@ -85,11 +123,20 @@ class TraceWriter:
         self.done = self.written = min(chunks * self._chunk_steps, self.steps)
 
     @classmethod
-    def create(cls, folder: Path, manifest: Mapping[str, Any], x: Integers, y: Integers, start: Sequence[Integers]) -> Self:
-        """Make the folder with its manifest, quantised data and start weights; all of it or nothing."""
+    def create(
+        cls,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        x: Integers,
+        y: Integers,
+        start: Sequence[Integers],
+        frozen: Sequence[Integers] = (),
+    ) -> Self:
+        """Make the folder with its manifest, quantised data, start weights and LoRA's frozen ones; all of it or nothing."""
         part = folder.with_name(f".{folder.name}.part")
         content = {"data.x.bin": (x, "<i4"), "data.y.bin": (y, "<i4")}
-        content |= {f"start.w{j}.bin": (matrix, "<i8") for j, matrix in enumerate(start)}
+        content |= {f"start.w{i}.bin": (matrix, "<i8") for i, matrix in enumerate(start)}
+        content |= {f"frozen.w{j}.bin": (matrix, "<i8") for j, matrix in enumerate(frozen)}
         with writing(part):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(mode=0o700)
@@ -134,14 +181,24 @@ class TraceWriter:
         return (self.folder / "complete").exists()
 
     def start(self) -> list[Integers]:
-        """The start weights, (inputs + 1, outputs) a layer."""
-        return self._weights(self.folder, "start.w{}.bin")
+        """The trained matrices before the first step: (inputs + 1, outputs) a layer, or LoRA's adapters."""
+        shapes = trained_shapes(self.manifest)
+        return [_read(self.folder / f"start.w{i}.bin", "<i8", shape) for i, shape in enumerate(shapes)]
+
+    def frozen(self) -> list[Integers]:
+        """LoRA's frozen weights, (inputs + 1, outputs) a layer; none otherwise."""
+        pairs = itertools.pairwise(self.manifest["widths"]) if "lora" in self.manifest else ()
+        return [_read(self.folder / f"frozen.w{j}.bin", "<i8", (d + 1, units)) for j, (d, units) in enumerate(pairs)]
 
     def weights(self) -> list[Integers]:
-        """The weights after `done` steps."""
-        if self.done == 0:
-            return self.start()
-        return self._weights(self._chunk((self.done - 1) // self._chunk_steps), "weights{}.bin")
+        """The trained matrices after `done` steps."""
+        return self.state("weights") if self.done else self.start()
+
+    def state(self, kind: str) -> list[Integers]:
+        """What the last whole chunk stores of a kind, "weights", "basis", "first" or "second", in the order of layers."""
+        chunk = self._chunk((self.done - 1) // self._chunk_steps)
+        named = [(name, *how) for name, how in self._state.items() if name.rstrip("0123456789") == kind]
+        return [_read(chunk / f"{name}.bin", stored, shape) for name, stored, shape in named]
 
     def last_batch(self) -> Integers:
         """The data rows of step `done - 1`, one of the stored ones."""
@@ -149,8 +206,8 @@ class TraceWriter:
         batches = _read(path, "<i8", (-1, self.manifest["batch"]))
         return np.asarray(batches[-1])
 
-    def write(self, arrays: Mapping[str, NDArray[np.generic]], weights: Sequence[Any]) -> None:
-        """Add one step: its arrays by name, and the weights after it, which are stored at the end of a chunk."""
+    def write(self, arrays: Mapping[str, NDArray[np.generic]], state: Sequence[Any]) -> None:
+        """Add one step: its arrays by name, and the state after it, as `state_arrays` has it, stored at the end of a chunk."""
         with writing(self.folder):
             try:
                 if not self._files:
@@ -161,7 +218,7 @@ class TraceWriter:
                     self._files[name].write(np.ascontiguousarray(arrays[name]).astype(kind, casting="safe", copy=False).data)
                 self.written += 1
                 if self.written % self._chunk_steps == 0 or self.written == self.steps:
-                    self._close_chunk(weights)
+                    self._close_chunk(state)
             except BaseException:
                 self._abandon_chunk()
                 raise
@@ -180,11 +237,11 @@ class TraceWriter:
         for name in self._arrays:
             self._files[name] = create(self._part / f"{name}.bin")
 
-    def _close_chunk(self, weights: Sequence[Any]) -> None:
+    def _close_chunk(self, state: Sequence[Any]) -> None:
         for file in self._files.values():
             synchronise(file)
-        for j, matrix in enumerate(weights):
-            _write_file(self._part / f"weights{j}.bin", np.ascontiguousarray(matrix, "<i8").data)
+        for (name, (kind, _)), array in zip(self._state.items(), state, strict=True):
+            _write_file(self._part / f"{name}.bin", np.ascontiguousarray(array, kind).data)
         synchronise_folder(self._part)
         self._part.rename(self._chunk((self.written - 1) // self._chunk_steps))
         synchronise_folder(self.folder)
@@ -200,12 +257,11 @@ class TraceWriter:
     def _chunk(self, number: int) -> Path:
         return self.folder / f"chunk-{number:05d}"
 
-    def _weights(self, folder: Path, name: str) -> list[Integers]:
-        return [_read(folder / name.format(j), "<i8", shape) for j, shape in enumerate(self._shapes)]
-
 
 def _chunk_steps(manifest: Mapping[str, Any]) -> int:
-    """A power of two: the longest chunk within the size aimed at."""
+    """A power of two: the longest chunk within the size aimed at. With GaLore a chunk is a period, which has one basis."""
+    if "galore" in manifest:
+        return int(manifest["galore"]["gap"])
     arrays = step_arrays(manifest).values()
     step_bytes = sum(np.dtype(kind).itemsize * int(np.prod(shape)) for kind, shape in arrays)
     weight_bytes = 8 * sum((d + 1) * units for d, units in itertools.pairwise(manifest["widths"]))

@@ -41,6 +41,11 @@ class GaLore:
         return self.optimizer == "adam"
 
     @property
+    def product_bound(self) -> int:
+        """Products of two columns of a committed basis differ from those of orthonormal ones by no more, in units of 2^-2p."""
+        return 4 << self.basis_bits
+
+    @property
     def is_committed(self) -> bool:
         """Whether bases are committed tables."""
         return self.basis == "svd"
@@ -70,7 +75,7 @@ class GaLore:
         _one_of("galore.optimizer", self.optimizer, OPTIMIZERS)
         _one_of("galore.basis", self.basis, BASES)
         _integer("galore.gap", self.gap, 1, 1 << 12)
-        _integer("galore.basis_bits", self.basis_bits, 6, 14)
+        _integer("galore.basis_bits", self.basis_bits, 6, 13)
         _integer("galore.shift", self.shift, 1, 47)
         _integer("galore.moment_bits", self.moment_bits, 8, 14)
         for name in ("beta1", "beta2"):

@@ -22,6 +22,7 @@ from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import BadInput, InvalidProof
 from zkaudit.zk.field import MODULUS, Array
 from zkaudit.zk.layout import Layout
+from zkaudit.zk.statement import POINT_BYTES
 from zkaudit.zk.trace import read_trace
 from zkaudit.zk.witness import narrow, weight_tables
 
@@ -130,21 +131,23 @@ def check_model(proof_path: Path, model_path: Path, opening_path: Path) -> None:
     if which is None or opening.columns != statement.columns:
         raise InvalidProof(f"{opening_path} opens neither the end nor the start weights of {proof_path}")
     layout = Layout(statement)
-    blocks = layout.end if which == "end" else layout.start
-    weights = _read_model(model_path, which, statement.widths, statement.weight_bits)
+    weights = _read_model(model_path, which, layout)
     tables = weight_tables(layout, which, weights)
-    if not opens(opening, blocks, tables, statement.columns):
+    if not _opens(opening, layout.weights(which), tables, statement.columns):
         raise InvalidProof(f"{model_path} does not hold the {which} weights that the proof commits to")
 
 
-def opens(opening: Opening, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int) -> bool:
-    """Whether a fresh commitment to `tables` under the opening's blindings is the opening's commitment, byte for byte."""
-    if opening.columns != columns or len(opening.blindings) != hyrax.rows(blocks, columns):
+def _opens(opening: Opening, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int) -> bool:
+    """Whether the commitment begins with these blocks; GaLore's moments, which are in no model file, may follow."""
+    rows = hyrax.rows(blocks, columns)
+    if opening.columns != columns or len(opening.blindings) < rows:
         return False
-    return curve.compress(hyrax.commit_with(blocks, tables, columns, opening.blindings)) == opening.commitment
+    points = hyrax.commit_with(blocks, tables, columns, opening.blindings[:rows])
+    return curve.compress(points) == opening.commitment[: POINT_BYTES * rows]
 
 
-def _read_model(path: Path, which: str, widths: tuple[int, ...], weight_bits: int) -> list[Any]:
+def _read_model(path: Path, which: str, layout: Layout) -> list[Any]:
+    """The trained matrices of a model file, in the layout's order."""
     try:
         from safetensors.numpy import load_file
     except ImportError:
@@ -155,16 +158,25 @@ def _read_model(path: Path, which: str, widths: tuple[int, ...], weight_bits: in
         raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # the library raises its own type for every malformed file
         raise BadInput(f"{path} is not a safetensors file: {error}") from None
-    indices = sorted({int(name.split(".")[1]) for name in tensors if name.startswith(f"{which}.") and name.endswith(".weight")})
-    if len(indices) != len(widths) - 1:
-        raise InvalidProof(f"{path} holds {len(indices)} layers called '{which}'; the proof is about {len(widths) - 1}")
-    weights = []
-    for i, d, units in zip(indices, widths, widths[1:], strict=False):
-        matrix, bias = tensors.get(f"{which}.{i}.weight"), tensors.get(f"{which}.{i}.bias")
-        if matrix is None or bias is None or matrix.shape != (units, d) or bias.shape != (units,):
-            raise InvalidProof(f"{path}: layer {i} has not the shape ({d} inputs, {units} outputs) that the proof is about")
-        scaled = np.concatenate([matrix.T, bias[None]]).astype(np.float64) * 2.0**weight_bits
+    names = sorted({int(name.split(".")[1]) for name in tensors if name.startswith(f"{which}.") and name.endswith(".weight")})
+    statement = layout.statement
+    if statement.lora is None and len(names) != statement.layers:
+        raise InvalidProof(f"{path} holds {len(names)} layers called '{which}'; the proof is about {statement.layers}")
+    found = []
+    for i, m in enumerate(layout.trained):
+        matrix = layout.matrices[m]
+        if matrix.has_bias:
+            parts = [tensors.get(f"{which}.{names[m]}.{part}") for part in ("weight", "bias")]
+            shapes = [(matrix.columns, matrix.rows - 1), (matrix.columns,)]
+        else:
+            parts = [tensors.get(f"{which}.adapter{i // 2}.{'second' if i % 2 else 'first'}")]
+            shapes = [(matrix.rows, matrix.columns)]
+        if any(part is None or part.shape != shape for part, shape in zip(parts, shapes, strict=True)):
+            what = f"{matrix.rows - matrix.has_bias} inputs, {matrix.columns} outputs"
+            raise InvalidProof(f"{path}: matrix {i} has not the shape ({what}) that the proof is about")
+        values = np.concatenate([parts[0].T, parts[1][None]]) if matrix.has_bias else parts[0]
+        scaled = values.astype(np.float64) * 2.0**statement.weight_bits
         if not np.isfinite(scaled).all() or np.abs(scaled).max() >= 2.0**53 or (scaled != np.round(scaled)).any():
-            raise InvalidProof(f"{path}: layer {i} has weights that are no multiples of 2^-{weight_bits}")
-        weights.append(narrow(scaled.astype(np.int64)))
-    return weights
+            raise InvalidProof(f"{path}: matrix {i} has weights that are no multiples of 2^-{statement.weight_bits}")
+        found.append(narrow(scaled.astype(np.int64)))
+    return found

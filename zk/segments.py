@@ -69,7 +69,7 @@ def plan(run: Path, trace: Trace, segment_steps: int | None, blinder: Blinder, p
         raise BadInput("a segment needs at least one step")
     statement = first_statement(run, trace, blinder, place)
     rates = statement.rates
-    length = min(_whole_periods(statement, segment_steps or _fitting_steps(statement, place)), trace.steps)
+    length = _segment_length(statement, segment_steps or _fitting_steps(statement, place))
     statements = []
     for first in range(0, trace.steps, length):
         statement = replace(statement, rates=rates[first : first + length])
@@ -84,15 +84,17 @@ def plan(run: Path, trace: Trace, segment_steps: int | None, blinder: Blinder, p
     return statements
 
 
-def _whole_periods(statement: Statement, steps: int) -> int:
-    """`steps`, made such that segments begin where GaLore's periods do: at least one period."""
-    return steps if statement.galore is None else max(1, steps // statement.galore.gap) * statement.galore.gap
+def _segment_length(statement: Statement, wanted: int) -> int:
+    """Steps of a segment, at most the run's; segments begin where GaLore's periods do, so they have whole ones."""
+    if statement.galore is not None and wanted < statement.steps:
+        wanted = max(1, wanted // statement.galore.gap) * statement.galore.gap
+    return min(wanted, statement.steps)
 
 
 def proving_bytes(trace: Trace, segment_steps: int | None) -> int:
     """About the memory that proving the largest segment takes, at most half of this machine's; segments as in `plan`."""
     statement = _of_trace(trace)
-    steps = min(_whole_periods(statement, segment_steps or _fitting_steps(statement, HOST)), trace.steps)
+    steps = _segment_length(statement, segment_steps or _fitting_steps(statement, HOST))
     layout = Layout(replace(statement, rates=statement.rates[:steps]))
     return min(table_bytes(layout), memory_bytes() // 2)
 

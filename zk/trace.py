@@ -189,7 +189,9 @@ def read_trace(folder: Path) -> Trace:
         raise BadInput(f"{path}: 'learning_rate' must have one entry a step, 'widths' at least two")
     for name, kind in methods.SPECS.items():
         try:
-            methods.read(kind, manifest.get(name))
+            spec = methods.read(kind, manifest.get(name))
+            if isinstance(spec, GaLore) and spec.gap != manifest["chunk_steps"]:
+                raise ValueError("its 'gap' must be 'chunk_steps'")
         except (ValueError, TypeError) as error:
             raise BadInput(f"{path}: '{name}': {error}") from None
     return Trace(folder, manifest)

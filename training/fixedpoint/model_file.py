@@ -1,7 +1,9 @@
 """The model file: start and end weights of a run as safetensors, float64 values that are exact multiples of 2^-weight_bits.
 
 Tensors `start.{i}.weight`, `start.{i}.bias`, `end.{i}.weight`, `end.{i}.bias` in torch's layout, i being the place of the
-Linear layer in the `nn.Sequential`; metadata `widths` and `weight_bits` as JSON."""
+Linear layer in the `nn.Sequential`; metadata `widths` and `weight_bits` as JSON. With LoRA the layers' weights are
+`frozen.{i}.weight` and `frozen.{i}.bias`, and adapter k, counted from the first layer up, is `start.adapter{k}.first`,
+(inputs, rank), and `start.adapter{k}.second`, (rank, outputs), which holds the scale; `end` likewise."""
 
 from __future__ import annotations
 
@@ -23,13 +25,24 @@ from zkaudit.training.fixedpoint.network import dequantise
 from zkaudit.training.private_file import write_whole
 
 
-def write_model(path: Path, start: Sequence[Tensor], end: Sequence[Tensor], bits: FixedPoint) -> None:
-    """Write start and end weights, int64 (inputs + 1, outputs) a layer; owner-readable, whole or not at all."""
+def write_model(
+    path: Path, start: Sequence[Tensor], end: Sequence[Tensor], bits: FixedPoint, frozen: Sequence[Tensor] = ()
+) -> None:
+    """Write start and end weights, int64 (inputs + 1, outputs) a layer; owner-readable, whole or not at all.
+
+    frozen: the layers' weights where start and end are LoRA's adapters, two matrices each.
+    """
     tensors = {}
-    for which, weights in (("start", start), ("end", end)):
+    layers = {"frozen": frozen} if frozen else {"start": start, "end": end}
+    for which, weights in layers.items():
         for name, value in dequantise(weights, bits).state_dict().items():
             tensors[f"{which}.{name}"] = value.contiguous()
-    widths = [len(start[0]) - 1, *(matrix.shape[1] for matrix in start)]
+    for which, adapters in (("start", start), ("end", end)) if frozen else ():
+        for i, matrix in enumerate(adapters):
+            name = f"{which}.adapter{i // 2}.{'second' if i % 2 else 'first'}"
+            tensors[name] = (matrix.to(torch.float64) * 2.0**-bits.weight_bits).contiguous()
+    first = next(iter(layers.values()))
+    widths = [len(first[0]) - 1, *(matrix.shape[1] for matrix in first)]
     write_whole(path, save(tensors, {"widths": json.dumps(widths), "weight_bits": str(bits.weight_bits)}))
 
 

@@ -45,11 +45,15 @@ def quantise(network: nn.Sequential, bits: FixedPoint) -> list[Tensor]:
 
 def dequantise(weights: Sequence[Tensor], bits: FixedPoint) -> nn.Sequential:
     """The float64 network with exactly these weights."""
+    return from_matrices([matrix.to(torch.float64) * 2.0**-bits.weight_bits for matrix in weights])
+
+
+def from_matrices(weights: Sequence[Tensor]) -> nn.Sequential:
+    """The float64 network with these weights, (inputs + 1, outputs) a layer, the bias row last."""
     network = _network([weights[0].shape[0] - 1, *(matrix.shape[1] for matrix in weights)])
     for layer, matrix in zip(linear_layers(network), weights, strict=True):
-        scaled = matrix.to(torch.float64) * 2.0**-bits.weight_bits
-        layer.weight.data.copy_(scaled[:-1].T)
-        layer.bias.data.copy_(scaled[-1])
+        layer.weight.data.copy_(matrix[:-1].T)
+        layer.bias.data.copy_(matrix[-1])
     return network
 
 

@@ -18,8 +18,11 @@ from zkaudit.training import data
 from zkaudit.training.config import FixedPoint, RunConfig, Settings
 from zkaudit.training.data import Dataset
 from zkaudit.training.errors import TrainingError
+from zkaudit.training.fixedpoint.adapters import from_peft, initial_adapters, merged
 from zkaudit.training.fixedpoint.float_twin import float_twin
-from zkaudit.training.fixedpoint.network import accuracy, dequantise, initial_network, linear_layers, quantise
+from zkaudit.training.fixedpoint.method_twin import method_twin
+from zkaudit.training.fixedpoint.network import accuracy, dequantise, from_matrices, initial_network, linear_layers, quantise
+from zkaudit.training.fixedpoint.projected_step import signs
 from zkaudit.training.fixedpoint.step import SIGNED_RANGE, Arrays
 from zkaudit.training.fixedpoint.trainer import check_start, train
 from zkaudit.training.private_file import writing
@@ -30,12 +33,16 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 
 @dataclass(frozen=True)
 class Result:
-    """Weights before and after training, int64 (inputs + 1, outputs) a layer, and accuracies on the test rows."""
+    """Weights before and after training, int64 (inputs + 1, outputs) a layer, and accuracies on the test rows.
+
+    With LoRA, `start` and `end` are the two matrices of each adapter, and `frozen` the layers' weights.
+    """
 
     start: list[Tensor]
     end: list[Tensor]
     test_accuracy: float
     float_test_accuracy: float
+    frozen: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,17 +63,25 @@ class Run:
         """Training rows, from which the batches are drawn."""
         return len(self.dataset.x_train)
 
-    def train(self, batches: NDArray[np.int64], progress: Progress | None = None, device: torch.device | str = "cpu") -> Result:
+    def train(
+        self,
+        batches: NDArray[np.int64],
+        progress: Progress | None = None,
+        device: torch.device | str = "cpu",
+        seed: bytes | None = None,
+    ) -> Result:
         """Train on these rows of each step, int64 (steps, batch), from where the trace ends; returns what came out.
 
-        The device that computes the steps changes no number; accuracies are taken on the CPU.
+        seed: the batch seed, from which GaLore's random bases are drawn. The device that computes the steps changes no number;
+        accuracies are taken on the CPU.
         TrainingError when a number leaves its range, the disk is full, or the stored steps were trained on other batches.
         """
-        settings, trace = self.config.settings, self.trace
+        settings, trace = self.config.settings_for(self.widths), self.trace
         _check_batches(batches, settings, self.rows)
         if trace.done and (trace.last_batch() != batches[trace.done - 1]).any():
             raise TrainingError(f"{trace.folder} was trained on other batches: give the new run another folder")
-        start, end = _tensors(trace.start()), _tensors(trace.weights())
+        start, end, frozen = _tensors(trace.start()), _tensors(trace.weights()), _tensors(trace.frozen())
+        moments = _tensors([*trace.state("first"), *trace.state("second")]) if trace.done else []
         if trace.done < trace.steps:
             x = quantise_inputs(self.dataset.x_train, self.config.fixed_point)
             y = targets(self.dataset.y_train, self.dataset.classes, settings)
@@ -76,18 +91,26 @@ class Run:
                 if progress is not None:
                     progress(trace.written, trace.steps)
 
-            end = train(end, x, y, batches, settings, sink, trace.done, device)
+            end = train(
+                end, x, y, batches, settings, sink, trace.done, device, frozen=frozen, moments=moments, seed=seed
+            )  # fmt: skip
         if not trace.complete:
             trace.finish()
-        trained = accuracy(dequantise(end, settings.fixed_point), self.dataset.x_test, self.dataset.y_test)
-        return Result(start, end, trained, float_twin(start, self.dataset, batches, settings))
+        trained = accuracy(_network(end, frozen, settings), self.dataset.x_test, self.dataset.y_test)
+        if settings.galore or settings.lora or settings.fp8:
+            bases = _public_bases(self.widths, settings, seed)
+            twin = method_twin(start, frozen, self.dataset, batches, settings, bases)
+        else:
+            twin = float_twin(start, self.dataset, batches, settings)
+        return Result(start, end, trained, twin, frozen)
 
 
-def prepare(config: RunConfig, folder: Path, dataset: Dataset | None = None, model: nn.Sequential | None = None) -> Run:
+def prepare(config: RunConfig, folder: Path, dataset: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Write RUN/trace's manifest, quantised data and start weights, or check that the ones there are of this configuration.
 
     dataset: what config.data names, when it is not to be loaded. model: a network of Linear and ReLU to start from, with the
-    configured widths; by default a new one. The folder is made, readable by its owner only. TrainingError if anything is unfit.
+    configured widths, or with LoRA also a PeftModel over one; by default a new one. The folder is made, readable by its owner
+    only. TrainingError if anything is unfit.
     """
     dataset = dataset or data.load(config.data)
     if config.training.batch > len(dataset.x_train):
@@ -95,17 +118,20 @@ def prepare(config: RunConfig, folder: Path, dataset: Dataset | None = None, mod
     widths = (dataset.x_train.shape[1], *config.model.hidden, dataset.classes)
     x = quantise_inputs(dataset.x_train, config.fixed_point).numpy()
     y = targets(dataset.y_train, dataset.classes, config.settings).numpy()
-    start = _start_weights(config, widths, model)
+    start, frozen = _start_weights(config, widths, model)
     manifest, path = manifest_of(config, widths, len(x)), folder / "trace"
     if not path.exists():
-        start = start if start is not None else quantise(initial_network(widths), config.fixed_point)
-        check_start(start, config.settings)
+        if start is None:
+            start, frozen = _fresh(config, widths, None)
+        check_start([*frozen, *start], config.settings)
         with writing(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
-        return Run(config, dataset, TraceWriter.create(path, manifest, x, y, [matrix.numpy() for matrix in start]))
+        arrays = ([matrix.numpy() for matrix in matrices] for matrices in (start, frozen))
+        return Run(config, dataset, TraceWriter.create(path, manifest, x, y, *arrays))
     trace = TraceWriter.resume(path, manifest, x, y)
-    if start is not None and any((a.numpy() != b).any() for a, b in zip(start, trace.start(), strict=True)):
+    stored = [*trace.start(), *trace.frozen()]
+    if start is not None and any((a.numpy() != b).any() for a, b in zip([*start, *frozen], stored, strict=True)):
         raise TrainingError(f"{path} holds a run from another start model: give the new run another folder")
     return Run(config, dataset, trace)
 
@@ -127,16 +153,62 @@ def targets(y: NDArray[np.int64], classes: int, settings: Settings) -> Tensor:
     return nn.functional.one_hot(torch.from_numpy(y), classes) * one
 
 
-def _start_weights(config: RunConfig, widths: tuple[int, ...], model: nn.Sequential | None) -> list[Tensor] | None:
-    """The start weights if model or seed determine them."""
-    if model is None and config.model.init_seed is None:
-        return None
-    network = initial_network(widths, config.model.init_seed) if model is None else model
-    layers = linear_layers(network)
+Weights = tuple[list[Tensor] | None, list[Tensor]]
+
+
+def _start_weights(config: RunConfig, widths: tuple[int, ...], model: nn.Module | None) -> Weights:
+    """The trained and the frozen start weights, if model or seed determine them; otherwise None and nothing."""
+    if model is None:
+        return _fresh(config, widths, config.model.init_seed) if config.model.init_seed is not None else (None, [])
+    adapters: dict[int, tuple[Tensor, Tensor]] | None = None
+    if not isinstance(model, nn.Sequential):
+        if config.lora is None or not hasattr(model, "get_base_model"):
+            raise TrainingError("the start model must be a Sequential of Linear and ReLU, or with [lora] a PeftModel over one")
+        model, adapters, scale = from_peft(model, config.fixed_point)
+        if abs(scale - config.lora.scale) > 1e-9:
+            raise TrainingError(f"the PeftModel scales its adapters by {scale:g}, but [lora] says {config.lora.scale:g}")
+    layers = linear_layers(model)
     given = (layers[0].in_features, *(layer.out_features for layer in layers))
     if given != widths:
         raise TrainingError(f"the start model has widths {list(given)}, but data and [model] hidden ask for {list(widths)}")
-    return quantise(network, config.fixed_point)
+    base = quantise(model, config.fixed_point)
+    if config.lora is None:
+        return base, []
+    method = config.lora.method(widths)
+    if adapters is None:
+        return initial_adapters(method, widths, config.fixed_point, config.model.init_seed), base
+    if {j: rank for j, rank in method.adapters} != {j: first.shape[1] for j, (first, _) in adapters.items()}:
+        raise TrainingError("the PeftModel's adapters have not the layers and ranks that [lora] says")
+    return [matrix for j, _ in method.adapters for matrix in adapters[j]], base
+
+
+def _fresh(config: RunConfig, widths: tuple[int, ...], seed: int | None) -> tuple[list[Tensor], list[Tensor]]:
+    """New trained and frozen weights."""
+    layers = quantise(initial_network(widths, seed), config.fixed_point)
+    if config.lora is None:
+        return layers, []
+    return initial_adapters(config.lora.method(widths), widths, config.fixed_point, seed), layers
+
+
+def _network(end: Sequence[Tensor], frozen: Sequence[Tensor], settings: Settings) -> nn.Sequential:
+    if settings.lora is None:
+        return dequantise(end, settings.fixed_point)
+    unit = 2.0**-settings.fixed_point.weight_bits
+    layers, adapters = ([matrix.to(torch.float64) * unit for matrix in some] for some in (frozen, end))
+    return from_matrices(merged(layers, adapters, settings.lora))
+
+
+def _public_bases(widths: Sequence[int], settings: Settings, seed: bytes | None) -> list[list[Tensor]]:
+    """GaLore's bases if the seed fixes them, each period's of each layer, as unit vectors."""
+    method = settings.galore
+    if method is None or method.basis == "svd":
+        return []
+    found = []
+    for first in range(0, len(settings.rates), method.gap):
+        units = [widths[j] + 1 if side == "left" else widths[j + 1] for j, side in enumerate(method.sides)]
+        bases = [signs(method, j, first, count, seed) for j, count in enumerate(units)]
+        found.append([basis.to(torch.float64) * 2.0**-method.basis_bits for basis in bases])
+    return found
 
 
 def _check_batches(batches: NDArray[np.int64], settings: Settings, rows: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zkaudit.training.config import Settings
 from zkaudit.training.errors import TrainingError
-from zkaudit.training.fixedpoint import exact, loss
+from zkaudit.training.fixedpoint import exact, fp8, loss
 from zkaudit.training.fixedpoint.rescale import mask, rectify
 
 HIDDEN_RANGE = 1 << 16  # -2^16 <= Z' < 2^16 in hidden layers
@@ -21,12 +21,13 @@ Arrays = dict[str, NDArray[np.generic]]  # of one step, in the types of the trac
 class Step:
     """One step: forward, backward and update of `weights` and their `largest` sizes in place; collects the trace's arrays.
 
-    It looks at every number where it arises; deferred.py overrides the three methods that do.
+    It looks at every number where it arises; deferred.py overrides the three methods that do. adapted_step.py and
+    projected_step.py override what LoRA and GaLore do otherwise.
     """
 
     def __init__(self, number: int, weights: list[Tensor], largest: list[int], settings: Settings, steps: int) -> None:
         self.number, self.weights, self.largest, self.settings, self.steps = number, weights, largest, settings, steps
-        self.bits, self.last = settings.fixed_point, len(weights) - 1
+        self.bits, self.last = settings.fixed_point, len(weights) - 1  # of the layers
         self.arrays: dict[str, Tensor] = {}
         self.negative: list[Tensor] = []  # where ReLU lets nothing through, bool, one a hidden layer
 
@@ -34,7 +35,7 @@ class Step:
         """The arrays by their names in the trace, int64; inputs: float64 (n, d_0), targets: int64 (n, outputs)."""
         activations = self._forward(inputs)
         gradient = self._loss_gradient(self.arrays[f"z{self.last}"], targets).to(torch.float64)
-        for j in reversed(range(len(self.weights))):
+        for j in reversed(range(self.last + 1)):
             below = self._backward(j, gradient) if j else gradient
             self._update(j, activations[j], gradient)
             gradient = below
@@ -44,15 +45,21 @@ class Step:
         """Each layer's input with its column of ones, float64 (n, d_j + 1)."""
         activations = []
         one = inputs.new_full((len(inputs), 1), 1 << self.bits.activation_bits)
-        for j in range(len(self.weights)):
+        for j in range(self.last + 1):
             activations.append(torch.cat([inputs, one], dim=1))
-            z = self._rescaled(f"z{j}", f"r{j}", j, activations[j], self.weights[j])
+            z = self._preactivation(j, activations[j])
             limit = SIGNED_RANGE if j == self.last else HIDDEN_RANGE
             self._require_range("output" if j == self.last else "pre-activation", j, z, limit, self.bits.activation_bits)
             if j < self.last:
                 inputs, negative = rectify(z)
                 self.negative.append(negative)
+                if self.settings.fp8 is not None:
+                    inputs = fp8.cast_activation(self.settings.fp8, j, inputs, self.bits.activation_bits)
         return activations
+
+    def _preactivation(self, j: int, activation: Tensor) -> Tensor:
+        """Z' of layer j, int64, given its input with the column of ones."""
+        return self._rescaled(f"z{j}", f"r{j}", j, activation, self.weights[j])
 
     def _loss_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.settings.loss == "square":
@@ -64,9 +71,15 @@ class Step:
 
     def _backward(self, j: int, gradient: Tensor) -> Tensor:
         """The gradient at layer j - 1's pre-activations, float64, given the one at layer j's."""
-        received = self._rescaled(f"ga{j - 1}", f"rg{j - 1}", j, gradient, self.weights[j][:-1].T)
+        received = self._received(j, gradient)
         self._require_range("gradient", j - 1, received, SIGNED_RANGE, self.bits.gradient_bits)
+        if self.settings.fp8 is not None:
+            received = fp8.cast_gradient(self.settings.fp8, j - 1, received, self.bits.gradient_bits)
         return mask(received, self.negative[j - 1])
+
+    def _received(self, j: int, gradient: Tensor) -> Tensor:
+        """GA' of layer j - 1, int64, given the gradient at layer j's pre-activations."""
+        return self._rescaled(f"ga{j - 1}", f"rg{j - 1}", j, gradient, self.weights[j][:-1].T)
 
     def _update(self, j: int, activation: Tensor, gradient: Tensor) -> None:
         try:
@@ -101,4 +114,4 @@ class Step:
             )
 
     def _place(self, j: int) -> str:
-        return f"step {self.number + 1} of {self.steps}, layer {j + 1} of {len(self.weights)}"
+        return f"step {self.number + 1} of {self.steps}, layer {j + 1} of {self.last + 1}"

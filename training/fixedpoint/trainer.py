@@ -24,7 +24,9 @@ from torch import Tensor
 from zkaudit.training.config import Settings
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.fixedpoint import exact
+from zkaudit.training.fixedpoint.adapted_step import AdaptedStep
 from zkaudit.training.fixedpoint.deferred import deferred_steps
+from zkaudit.training.fixedpoint.projected_step import ProjectedStep, Subspace
 from zkaudit.training.fixedpoint.step import Arrays, Step
 from zkaudit.training.trace import stored_type
 
@@ -43,28 +45,37 @@ def train(
     first_step: int = 0,
     device: torch.device | str = "cpu",
     deferred: bool | None = None,
+    frozen: Sequence[Tensor] = (),
+    moments: Sequence[Tensor] = (),
+    seed: bytes | None = None,
 ) -> list[Tensor]:
     """Train from `start`, the weights before `first_step`; returns the weights after the last step, int64, on the CPU.
 
-    start: int64 (d_j + 1, d_{j+1}) a layer, the bias row last. x: int64 (rows, d_0), scaled by 2^f. y: int64 (rows, outputs),
+    start: int64 (d_j + 1, d_{j+1}) a layer, the bias row last; with LoRA `frozen` are these, and `start` holds the two matrices
+    of each adapter. moments: GaLore's before `first_step`, all first ones and then all second ones, (kept units, rank) a layer;
+    by default zeros. seed: the batch seed, for a random basis. x: int64 (rows, d_0), scaled by 2^f. y: int64 (rows, outputs),
     one-hot, scaled by 2^f for the square loss. batches: rows of each step of the whole run, (steps, batch).
-    `sink` gets, after each step, that step's arrays by their names in the trace (docs/trace-format.md) and the updated weights,
-    something that numpy makes arrays of; both are valid during the call only.
+    `sink` gets, after each step, that step's arrays by their names in the trace (docs/trace-format.md) and the updated state
+    (weights, then GaLore's bases and moments), something that numpy makes arrays of; both are valid during the call only.
     device: where all of it is computed; deferred: whether ranges are checked at a step's end instead of where they arise, by
     default on a GPU only. Neither changes a number. TrainingError names step, layer and value when a number leaves its range.
     """
     if first_step == 0:
-        check_start(start, settings)
+        check_start([*frozen, *start], settings)
     place, numbers = torch.device(device), range(first_step, len(batches))
-    steps = deferred_steps if deferred or (deferred is None and place.type != "cpu") else _steps
+    is_plain = settings.galore is None and settings.lora is None
+    is_deferred = is_plain and (deferred or (deferred is None and place.type != "cpu"))
     try:
         with torch.cuda.device(place) if place.type == "cuda" else nullcontext():
-            weights = [matrix.to(place, torch.float64) for matrix in start]
-            for arrays, updated in steps(numbers, weights, x.to(place, torch.float64), y.to(place), batches, settings):
+            weights = [matrix.to(place, torch.float64) for matrix in [*frozen, *start]]
+            subspaces = _subspaces(settings, moments, seed, place)
+            make = _careful(settings, subspaces, len(batches))
+            given = numbers, weights, x.to(place, torch.float64), y.to(place), batches, settings
+            for arrays, updated in deferred_steps(*given) if is_deferred else _steps(*given, make):
                 weights = updated
                 if sink is not None:
-                    sink(arrays, [_Lazy(matrix) for matrix in weights])
-            return [matrix.to("cpu", torch.int64) for matrix in weights]
+                    sink(arrays, [*map(_Lazy, weights[len(frozen) :]), *_lazy_state(subspaces)])
+            return [matrix.to("cpu", torch.int64) for matrix in weights[len(frozen) :]]
     except torch.cuda.OutOfMemoryError:
         raise TrainingError(
             "the GPU has too little free memory for this network, data set and batch; use --device cpu"
@@ -83,14 +94,55 @@ def check_start(start: Sequence[Tensor], settings: Settings) -> None:
             )
 
 
+Make = Callable[[int, list[Tensor], list[int]], Step]
+
+
+def _careful(settings: Settings, subspaces: list[Subspace], steps: int) -> Make:
+    """What makes a step that looks at every number, of the settings' method."""
+
+    def make(t: int, weights: list[Tensor], largest: list[int]) -> Step:
+        if settings.lora is not None:
+            return AdaptedStep(t, weights, largest, settings, steps)
+        if settings.galore is not None:
+            return ProjectedStep(t, weights, largest, settings, steps, subspaces)
+        return Step(t, weights, largest, settings, steps)
+
+    return make
+
+
+def _subspaces(settings: Settings, moments: Sequence[Tensor], seed: bytes | None, place: torch.device) -> list[Subspace]:
+    if settings.galore is None:
+        return []
+    layers = len(settings.galore.ranks)
+    found = [[moment.to(place) for moment in moments[j::layers]] for j in range(layers)]
+    return [Subspace(settings.galore, j, found[j], seed) for j in range(layers)]
+
+
+def _lazy_state(subspaces: list[Subspace]) -> list[_Lazy]:
+    """Each layer's basis, unless the seed fixes it, and with Adam its moments, in the order of the trace's state."""
+    state = []
+    for subspace in subspaces:
+        if subspace.method.basis == "svd":
+            state.append(_Lazy(subspace.basis))
+        if subspace.method.optimizer == "adam":
+            state += [_Lazy(moment.T) for moment in subspace.rounded()]
+    return state
+
+
 def _steps(
-    numbers: range, weights: list[Tensor], x: Tensor, y: Tensor, batches: NDArray[np.int64], settings: Settings
+    numbers: range,
+    weights: list[Tensor],
+    x: Tensor,
+    y: Tensor,
+    batches: NDArray[np.int64],
+    settings: Settings,
+    make: Make,
 ) -> Iterator[tuple[Arrays, list[Tensor]]]:
     """Each step's arrays and the weights after it, both valid until the next is asked for."""
     largest = [exact.magnitude(matrix) for matrix in weights]
     for t in numbers:
         rows = torch.from_numpy(np.ascontiguousarray(batches[t])).to(x.device)
-        arrays = Step(t, weights, largest, settings, len(batches)).run(x[rows], y[rows])
+        arrays = make(t, weights, largest).run(x[rows], y[rows])
         yield {"batch": batches[t], **{name: _narrowed(name, value, settings) for name, value in arrays.items()}}, weights
 
 

@@ -92,7 +92,7 @@ class Projected:
         lows, j = padded(self.periods * self.rank), self.layer
         return [
             (Block(f"basis{j}", padded(self.over), lows), LIMB),
-            (Block(f"basis{j}.products", padded(self.rank), lows), LIMB),
+            (Block(f"basis{j}.products", padded(self.rank), lows), self.spec.basis_bits + 3),
         ]
 
     def ranges(self) -> list[tuple[Block, int]]:

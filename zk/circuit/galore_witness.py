@@ -41,9 +41,9 @@ def _basis_tables(layer: galore.Projected, bases: Integers) -> dict[str, Integer
     for k in range(layer.periods):
         basis = bases[:, k * rank : (k + 1) * rank]
         products.append(basis.T @ basis - (np.eye(rank, dtype=np.int64) << (2 * layer.spec.basis_bits)))
-    require_range(f"products of two columns of a basis of layer {layer.layer}", np.stack(products), -SIGN_OFFSET, SIGN_OFFSET)
-    name = f"basis{layer.layer}"
-    return {name: bases + SIGN_OFFSET, f"{name}.products": np.concatenate(products, axis=1) + SIGN_OFFSET}
+    name, bound = f"basis{layer.layer}", layer.spec.product_bound
+    require_range(f"products of two columns of a basis of layer {layer.layer}", np.stack(products), -bound, bound)
+    return {name: bases + SIGN_OFFSET, f"{name}.products": np.concatenate(products, axis=1) + bound}
 
 
 def moment_tables(layer: galore.Projected, projected: Integers, first: Integers, second: Integers) -> dict[str, Integers]:

@@ -1,7 +1,7 @@
 """GaLore's projected gradients and the orthonormality of its bases.
 
     projection       P^T [A, 2^f]^T G = 2^shift R + rest - 2^(shift-1)      ("right": the roles of the two factors change)
-    orthonormality   P^T P = 2^(2p) I + E, every |E| <= 2^15                 committed bases only
+    orthonormality   P^T P = 2^(2p) I + E, every |E| <= 2^(p+2)                 committed bases only
 
 A projection is weighed with v over (step, place) and u over kept units; P v is a vector over (inner unit, step). Then
 
@@ -236,7 +236,8 @@ def _products(value: Linear, network: Network, pairs: _Pairs) -> Claim:
     """The weighed sum of all products of two columns is `value`."""
     claim, named = Claim(value), network.layout.named
     for layer, firsts, seconds, scale in zip(pairs.layers, pairs.firsts, pairs.seconds, pairs.scales, strict=True):
-        add_signed(claim, named[f"basis{layer.layer}.products"], scale, seconds, firsts)
+        claim.add_block(named[f"basis{layer.layer}.products"], scale, seconds, firsts)
+        claim.add_constant(-scale * layer.spec.product_bound * field.total(seconds) * field.total(firsts))
         same = field.dot(firsts, np.tile(seconds, (layer.periods, 1)))
         claim.add_constant((scale << (2 * layer.spec.basis_bits)) * same)
     return claim

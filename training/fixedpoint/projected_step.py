@@ -1,0 +1,139 @@
+"""A step of GaLore: projected SGD or Adam in the subspace of each layer's basis, in integers.
+
+    P^T D = 2^shift R + rest - 2^(shift-1),    D = [A, 2^f]^T G        (basis over the inputs; over the outputs it is D P)
+    M     = decay[i + 1] m + sum of weights[l] R[i - l],    V the same of R^2 and v, at step i of a period of `gap` steps
+    S     = floor(sqrt(V / 2^b)),   U = floor(M / (S + epsilon)),   W <- W - c_t P U
+    m     = floor(M / 2^b), v = floor(V / 2^b) after a period
+
+P is the nearest integer matrix to 2^p times the first singular vectors of D at a period's first step, or signs that the batch
+seed fixes. Moments stay in their coordinates when the basis changes, as in the paper's code."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from math import isqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zkaudit.training.config import Settings
+from zkaudit.training.errors import TrainingError
+from zkaudit.training.fixedpoint import exact
+from zkaudit.training.fixedpoint.step import SIGNED_RANGE, Step
+from zkaudit.training.provable import GaLore, Kernel
+
+
+class Subspace:
+    """One layer's basis and moments. Matrices are float64 with integers, transposed to (rank, kept units)."""
+
+    def __init__(self, method: GaLore, j: int, moments: Sequence[Tensor], seed: bytes | None) -> None:
+        self.method, self.layer, self.seed = method, j, seed
+        self.rank, self.is_left = method.ranks[j], method.sides[j] == "left"
+        self.basis = torch.zeros(0)
+        self.moments = [moment.T.to(torch.float64) for moment in moments]
+        self.fresh: list[Tensor] = []
+        self.averages: list[Tensor] = []
+
+    def begin(self, t: int, gradient: Tensor) -> None:
+        """A new period at step t; gradient: D, (inputs + 1, outputs)."""
+        if self.averages:
+            self.moments = self.rounded()
+        self.fresh = []
+        self.basis = self._svd(gradient) if self.method.basis == "svd" else self._drawn(t, gradient)
+
+    def direction(self, projected: Tensor) -> Tensor:
+        """U, given this step's R."""
+        if self.method.optimizer == "sgd":
+            return projected
+        self.fresh.append(projected)
+        if not self.moments:
+            self.moments = [torch.zeros_like(projected) for _ in range(2)]
+        stacked = torch.stack(self.fresh)
+        first, second = self.method.kernels
+        self.averages = [
+            _averaged(kernel, values, before)
+            for kernel, values, before in zip((first, second), (stacked, stacked**2), self.moments, strict=True)
+        ]
+        mean, square = (average.to(torch.int64) for average in self.averages)
+        divisor = _root(square >> self.method.moment_bits) + self.method.epsilon
+        if int(divisor.max()) > 1 << 16:
+            raise TrainingError("the root of the second moment leaves 16 bits; use fewer [galore] projection_bits")
+        quotient = torch.div(mean, divisor, rounding_mode="floor")
+        if exact.magnitude(quotient) >= SIGNED_RANGE:
+            raise TrainingError("Adam's direction leaves 16 bits; use a larger [galore] epsilon")
+        return quotient.to(torch.float64)
+
+    def rounded(self) -> list[Tensor]:
+        """The moments after the last step, without their fractional bits."""
+        return [torch.floor(average * 2.0**-self.method.moment_bits) for average in self.averages]
+
+    def _drawn(self, t: int, gradient: Tensor) -> Tensor:
+        units = gradient.shape[0 if self.is_left else 1]
+        return signs(self.method, self.layer, t, units, self.seed).to(gradient)
+
+    def _svd(self, gradient: Tensor) -> Tensor:
+        left, _, right = torch.linalg.svd(gradient.cpu(), full_matrices=False)
+        vectors = left[:, : self.rank] if self.is_left else right[: self.rank].T
+        return torch.round(vectors * 2.0**self.method.basis_bits).to(gradient.device)
+
+
+class ProjectedStep(Step):
+    """A step whose updates go through `subspaces`, one a layer."""
+
+    def __init__(
+        self,
+        number: int,
+        weights: list[Tensor],
+        largest: list[int],
+        settings: Settings,
+        steps: int,
+        subspaces: list[Subspace],
+    ) -> None:
+        super().__init__(number, weights, largest, settings, steps)
+        self.subspaces = subspaces
+
+    def _update(self, j: int, activation: Tensor, gradient: Tensor) -> None:
+        method, subspace = self.settings.galore, self.subspaces[j]
+        assert method
+        try:
+            if self.number % method.gap == 0:
+                subspace.begin(self.number, activation.T @ gradient)
+            over, beside = (activation, gradient) if subspace.is_left else (gradient, activation)
+            left = (over @ subspace.basis).T
+            projected, rest = exact.rescaled_product(left, beside, exact.magnitude(beside), method.shift)
+            if exact.magnitude(projected) >= SIGNED_RANGE:
+                raise TrainingError("a projected gradient leaves 16 bits; use fewer [galore] projection_bits")
+            self.arrays |= {f"projected{j}": projected, f"rest{j}": rest}
+            direction = subspace.direction(projected.to(torch.float64))
+            pair = (subspace.basis, direction) if subspace.is_left else (direction.T, subspace.basis.T)
+            self._subtract(j, *pair, self.settings.rates[self.number])
+        except TrainingError as error:
+            raise TrainingError(f"{self._place(j)}: {error}") from None
+
+
+def signs(method: GaLore, j: int, t: int, units: int, seed: bytes | None) -> Tensor:
+    """Layer j's basis in the period that begins at step t, from the batch seed: int64 (units, rank); docs/proof-system.md."""
+    if seed is None:
+        raise TrainingError("a random basis is drawn from the batch seed, which was not given")
+    count = units * method.ranks[j]
+    name = b"".join(x.to_bytes(8, "little") for x in (j, t // method.gap))
+    stream = hashlib.shake_256(b"zkaudit basis" + seed + name).digest(-(-count // 8))
+    bits = np.unpackbits(np.frombuffer(stream, np.uint8))[:count].reshape(units, -1).astype(np.int64)
+    return torch.from_numpy((2 * bits - 1) * isqrt((1 << (2 * method.basis_bits)) // units))
+
+
+def _averaged(kernel: Kernel, fresh: Tensor, before: Tensor) -> Tensor:
+    """The average after the last of the fresh numbers, (steps, rank, kept units), exact in float64."""
+    steps = len(fresh)
+    weights = fresh.new_tensor(kernel.weights[:steps]).flip(0)
+    average: Tensor = torch.tensordot(weights, fresh, dims=1) + kernel.decay[steps] * before
+    return average
+
+
+def _root(values: Tensor) -> Tensor:
+    """floor of the square root of non-negative int64."""
+    root = values.to(torch.float64).sqrt().to(torch.int64)
+    root -= (root * root > values).to(torch.int64)
+    return root + ((root + 1) * (root + 1) <= values).to(torch.int64)

@@ -1,0 +1,157 @@
+"""[galore], [lora] and [fp8] of a configuration: what a user says, and the integers that the exact trainer works with."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from zkaudit.training.checks import integer, is_kind, refuse
+from zkaudit.training.errors import TrainingError
+from zkaudit.training.provable import DECAY_BITS, FP8, GaLore, LoRA
+
+SIDES = ("left", "right", "small")
+
+
+@dataclass(frozen=True)
+class GaLoreConfig:
+    """[galore]: updates in a subspace of each layer's weights (with their bias row), drawn anew every `gap` steps."""
+
+    rank: int  # layers with fewer inputs or outputs have a smaller one
+    gap: int = 50
+    optimizer: str = "adam"  # or "sgd"
+    basis: str = "svd"  # or "random", signs that the batch seed fixes
+    side: str = "left"  # the basis lies over inputs; "right": over outputs; "small": over the larger of the two
+    scale: float = 0.25  # of the learning rate
+    beta1: float = 0.875
+    beta2: float = 0.984375
+    basis_bits: int = 10
+    projection_bits: int = 14  # fractional bits of the projected gradient, up to a factor of two
+    moment_bits: int = 10
+    epsilon: int = 4  # added to the root of the second moment, in units of the projected gradient
+
+    def __post_init__(self) -> None:
+        integer("[galore] rank", self.rank, 1, 1 << 16)
+        integer("[galore] gap", self.gap, 1, 1 << 12)
+        for name, known in (("optimizer", ("adam", "sgd")), ("basis", ("svd", "random")), ("side", SIDES)):
+            if getattr(self, name) not in known:
+                refuse(f"[galore] {name}", getattr(self, name), f"one of {', '.join(known)}")
+        if not is_kind(self.scale, float) or not math.isfinite(self.scale) or self.scale <= 0:
+            refuse("[galore] scale", self.scale, "a positive number")
+        for name in ("beta1", "beta2"):
+            if not is_kind(getattr(self, name), float) or not 0 <= getattr(self, name) <= 1 - 2.0**-DECAY_BITS:
+                refuse(f"[galore] {name}", getattr(self, name), f"a number from 0 to {1 - 2.0**-DECAY_BITS}")
+        integer("[galore] basis_bits", self.basis_bits, 6, 13)
+        integer("[galore] projection_bits", self.projection_bits, 4, 24)
+        integer("[galore] moment_bits", self.moment_bits, 8, 14)
+        integer("[galore] epsilon", self.epsilon, 1, 1 << 14)
+        if self.optimizer == "adam" and round((1 - self.beta2) * 2**self.moment_bits) < 4:
+            refuse("[galore] beta2", self.beta2, f"at most {1 - 4 / 2**self.moment_bits} with moment_bits = {self.moment_bits}")
+
+    def method(self, widths: Sequence[int], batch: int, product_bits: int) -> GaLore:
+        """In integers; product_bits: fractional bits of activations and of gradients together."""
+        pairs = list(itertools.pairwise(widths))
+        sides = ["right" if self.side == "right" or (self.side == "small" and units > d) else "left" for d, units in pairs]
+        shift = product_bits + self.basis_bits + (batch - 1).bit_length() - self.projection_bits
+        if not 1 <= shift <= 47:
+            refuse(
+                "[galore] projection_bits",
+                self.projection_bits,
+                f"such that products are divided by 2^1 to 2^47, not 2^{shift}",
+            )
+        ranks = tuple(min(self.rank, d, units) for d, units in pairs)
+        betas = (round(beta * 2**DECAY_BITS) for beta in (self.beta1, self.beta2))
+        return GaLore(
+            self.optimizer, self.basis, self.gap, ranks, tuple(sides), self.basis_bits, shift, self.moment_bits, *betas,
+            self.epsilon,
+        )  # fmt: skip
+
+    def unit(self, method: GaLore, batch: int, product_bits: int, weight_bits: int) -> float:
+        """The learning rate, scale and bias correction included, that an integer rate of 1 is."""
+        if method.optimizer == "adam":
+            return 2.0 ** (method.basis_bits + method.moment_bits - weight_bits)
+        return batch * 2.0 ** (2 * method.basis_bits + product_bits - method.shift - weight_bits)
+
+    def effective(self, rates: Sequence[float]) -> list[float]:
+        """The learning rates times the scale and Adam's bias correction."""
+        if self.optimizer == "sgd":
+            return [self.scale * rate for rate in rates]
+        first, second = (round(beta * 2**DECAY_BITS) / 2**DECAY_BITS for beta in (self.beta1, self.beta2))
+        return [self.scale * rate * math.sqrt(1 - second**t) / (1 - first**t) for t, rate in enumerate(rates, 1)]
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """[lora]: the layers' weights are frozen; adapters of this rank, scaled by alpha / rank, are trained."""
+
+    rank: int
+    alpha: float | None = None  # by default the rank, a scale of 1
+    layers: tuple[int, ...] | None = None  # numbered from 1; by default all
+
+    def __post_init__(self) -> None:
+        integer("[lora] rank", self.rank, 1, 1 << 12)
+        if self.alpha is not None and (not is_kind(self.alpha, float) or not math.isfinite(self.alpha) or self.alpha <= 0):
+            refuse("[lora] alpha", self.alpha, "a positive number")
+        if self.layers is not None:
+            if not self.layers or not is_kind(self.layers, tuple) or len(set(self.layers)) != len(self.layers):
+                refuse("[lora] layers", self.layers, "a list of different layers, numbered from 1")
+            for layer in self.layers:
+                integer("[lora] layers", layer, 1, 64)
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return (self.rank if self.alpha is None else self.alpha) / self.rank
+
+    def method(self, widths: Sequence[int]) -> LoRA:
+        """In integers; TrainingError for layers that are not there or are narrower than the rank."""
+        count = len(widths) - 1
+        chosen = set(range(1, count + 1)) if self.layers is None else set(self.layers)
+        if beyond := [layer for layer in chosen if layer > count]:
+            raise TrainingError(f"[lora] layers names layer {beyond[0]}, but the network has {count}")
+        ranks = tuple(min(self.rank, widths[j], widths[j + 1]) if j + 1 in chosen else 0 for j in range(count))
+        square = Fraction(self.scale).limit_denominator(256) ** 2
+        if square.numerator > 1 << 16 or abs(float(square) - self.scale**2) > 1e-9 * self.scale**2:
+            refuse("[lora] alpha", self.alpha, "such that alpha / rank is a fraction with at most 256 above and below")
+        return LoRA(ranks, square.numerator, square.denominator)
+
+
+@dataclass(frozen=True)
+class FP8Config:
+    """[fp8]: hidden activations and gradients in 8 bits; a layer's scale is 2^exponent, one for all or a list."""
+
+    activation_exponents: int | tuple[int, ...] = -1
+    gradient_exponents: int | tuple[int, ...] = -6
+    gradient_format: str = "e4m3"
+
+    def __post_init__(self) -> None:
+        if self.gradient_format not in ("e4m3", "e5m2"):
+            refuse("[fp8] gradient_format", self.gradient_format, "one of e4m3, e5m2")
+        for name in ("activation_exponents", "gradient_exponents"):
+            given = getattr(self, name)
+            for exponent in given if isinstance(given, tuple) else (given,):
+                integer(f"[fp8] {name}", exponent, -32, 32)
+
+    def method(self, hidden: int, activation_bits: int, gradient_bits: int) -> FP8:
+        """For so many hidden layers; TrainingError for a scale with which 16 bits do not do."""
+        return FP8(
+            _scales("activation_exponents", self.activation_exponents, hidden, 7 - activation_bits),
+            _scales(
+                "gradient_exponents",
+                self.gradient_exponents,
+                hidden,
+                (6 if self.gradient_format == "e4m3" else -1) - gradient_bits,
+            ),
+            self.gradient_format,
+        )
+
+
+def _scales(name: str, given: int | tuple[int, ...], hidden: int, highest: int) -> tuple[int, ...]:
+    exponents = given if isinstance(given, tuple) else (given,) * hidden
+    if len(exponents) != hidden:
+        raise TrainingError(f"[fp8] {name} has {len(exponents)} entries for {hidden} hidden layers")
+    for exponent in exponents:
+        integer(f"[fp8] {name}", exponent, highest - 12, highest)
+    return exponents
