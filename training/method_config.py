@@ -62,9 +62,9 @@ class GaLoreConfig:
                 f"such that products are divided by 2^1 to 2^47, not 2^{shift}",
             )
         ranks = tuple(min(self.rank, d, units) for d, units in pairs)
-        betas = (round(beta * 2**DECAY_BITS) for beta in (self.beta1, self.beta2))
+        beta1, beta2 = (round(beta * 2**DECAY_BITS) for beta in (self.beta1, self.beta2))
         return GaLore(
-            self.optimizer, self.basis, self.gap, ranks, tuple(sides), self.basis_bits, shift, self.moment_bits, *betas,
+            self.optimizer, self.basis, self.gap, ranks, tuple(sides), self.basis_bits, shift, self.moment_bits, beta1, beta2,
             self.epsilon,
         )  # fmt: skip
 

@@ -133,11 +133,11 @@ def check_model(proof_path: Path, model_path: Path, opening_path: Path) -> None:
     layout = Layout(statement)
     weights = _read_model(model_path, which, layout)
     tables = weight_tables(layout, which, weights)
-    if not _opens(opening, layout.weights(which), tables, statement.columns):
+    if not opens(opening, layout.weights(which), tables, statement.columns):
         raise InvalidProof(f"{model_path} does not hold the {which} weights that the proof commits to")
 
 
-def _opens(opening: Opening, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int) -> bool:
+def opens(opening: Opening, blocks: Sequence[Block], tables: Mapping[str, Any], columns: int) -> bool:
     """Whether the commitment begins with these blocks; GaLore's moments, which are in no model file, may follow."""
     rows = hyrax.rows(blocks, columns)
     if opening.columns != columns or len(opening.blindings) < rows:
@@ -166,7 +166,7 @@ def _read_model(path: Path, which: str, layout: Layout) -> list[Any]:
     for i, m in enumerate(layout.trained):
         matrix = layout.matrices[m]
         if matrix.has_bias:
-            parts = [tensors.get(f"{which}.{names[m]}.{part}") for part in ("weight", "bias")]
+            parts: list[Any] = [tensors.get(f"{which}.{names[m]}.{part}") for part in ("weight", "bias")]
             shapes = [(matrix.columns, matrix.rows - 1), (matrix.columns,)]
         else:
             parts = [tensors.get(f"{which}.adapter{i // 2}.{'second' if i % 2 else 'first'}")]
