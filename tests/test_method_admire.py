@@ -66,7 +66,7 @@ def test_no_mixture_is_tried_twice_at_a_size_until_none_is_left() -> None:
 
 
 def test_cheap_runs_come_first_where_sizes_agree_and_their_cost_is_counted() -> None:
-    search = searched(20, costs=(0.1, 1.0))
+    search = searched(14, costs=(0.1, 1.0))
     sizes = [outcome.trial.size for outcome in search.log]
     assert sizes[:7] == [0, 0, 0, 0, 0, 1, 1]
     assert sizes.count(0) > sizes.count(1)
@@ -90,8 +90,21 @@ def test_a_log_that_does_not_follow_from_itself_is_found(costs: tuple[float, ...
     elsewhere = max(set(range(150)) - tried, key=lambda i: float(np.abs(POOL[i] - BEST).sum()))
     swapped = [*log[:9], Outcome(Trial(elsewhere, log[9].trial.size), log[9].score), *log[10:]]
     assert check(POOL, "7", costs, swapped, options) == 9
+    outside = [*log[:9], Outcome(Trial(len(POOL), 0), 1.0), *log[10:]]
+    assert check(POOL, "7", costs, outside, options) == 9
     # a trial that was left out shows as well: the runs after it no longer follow
     assert check(POOL, "7", costs, [*log[:3], *log[4:]], options) == 3
+
+
+def test_the_head_tells_of_every_trial_and_its_order() -> None:
+    search, heads = searched(6), []
+    for log in (search.log, search.log[:5], search.log[::-1], [*search.log[:5], Outcome(search.log[5].trial, 0.5)]):
+        other = MixtureSearch(POOL, "7")
+        other.log = list(log)
+        heads.append(other.head)
+    assert heads[0] == search.head
+    assert len(set(heads)) == 4
+    assert MixtureSearch(POOL, "7").head != MixtureSearch(POOL[::-1], "7").head
 
 
 def test_an_improvement_must_be_as_large_as_asked() -> None:

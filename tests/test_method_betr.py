@@ -33,7 +33,7 @@ def test_scores_are_made_of_ranks_by_cosine(seed: int, targets: int, documents: 
     cosines = (a @ b.T) / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1)
     ranks = np.array([rankdata(-row, method="ordinal") for row in cosines])
     assert score_by_rank(a, b).tolist() == (-ranks.min(0)).tolist()
-    assert score_by_rank(a, b, "reciprocal") == pytest.approx((1 / ranks).mean(0))
+    assert score_by_rank(a, b, "reciprocal") == pytest.approx((documents / ranks).mean(0))
     assert score_by_rank(a, b, "log") == pytest.approx(-np.log2(ranks).mean(0))
     assert score_by_rank(scipy.sparse.csr_array(a), scipy.sparse.csr_array(b)).tolist() == (-ranks.min(0)).tolist()
 

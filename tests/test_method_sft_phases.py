@@ -66,6 +66,11 @@ def test_rates_restart_and_warm_up_in_every_phase() -> None:
     assert rates == pytest.approx([10 * plan.step(number).lr for number in range(plan.steps)])
 
 
+def test_orders_are_the_same_for_ever() -> None:
+    """Recorded runs are replayed with them."""
+    assert list(stacked(["a"] * 6, epochs=2, batch=4, run_seed="7")) == [[0, 4, 1, 5], [2, 3], [4, 2, 1, 5], [0, 3]]
+
+
 def test_a_loader_yields_the_plan_s_batches() -> None:
     plan = PhasePlan(LABELS, [Phase(("facts",), 1), Phase(("skills",), 1)], 3, "7", whole_batches=False)
     loader = DataLoader(list(range(7)), batch_sampler=plan)

@@ -60,7 +60,7 @@ def test_large_losses_leave_a_mixture() -> None:
     assert mixer.next_round() == (1.0, 0.0)
 
 
-@given(st.lists(st.lists(LOSSES, min_size=5, max_size=5), min_size=1, max_size=5), st.integers(0, 4))
+@given(st.lists(st.lists(st.floats(0.0625, 1, width=32), min_size=5, max_size=5), min_size=1, max_size=5), st.integers(0, 4))
 def test_a_changed_share_or_loss_is_found_by_the_replay(losses: list[list[float]], skill: int) -> None:
     mixer, options = SkillIt(LEGO), SkillItOptions()
     for loss in losses:

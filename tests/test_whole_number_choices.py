@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from fractions import Fraction
 
@@ -14,7 +13,7 @@ from scipy.stats import chisquare
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.filters.ranking import UNIT, Kept, fixed_point, keep_best, ranked
-from zkaudit.training.mixture.draw import ONE, draw_sources, permuted, whole_shares
+from zkaudit.training.mixture.draw import ONE, draw_sources, whole_shares
 
 SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=40)
 
@@ -93,14 +92,7 @@ def test_draws_follow_the_shares() -> None:
 def test_draws_are_fixed_by_the_seed() -> None:
     """Values that must never change: a recorded run is replayed with them."""
     assert draw_sources(whole_shares([1, 1, 2]), 12, seed=7) == draw_sources(whole_shares([1, 1, 2]), 20, seed=7)[:12]
-    assert draw_sources(whole_shares([1, 1, 2]), 12, seed=7) == DRAWN
-    assert permuted(range(8), seed=7) == PERMUTED
-
-
-@given(count=st.integers(0, 30), seed=st.integers(0, 2**64 - 1))
-def test_a_permutation_has_every_item_once(count: int, seed: int) -> None:
-    items = random.Random(0).sample(range(1000), count)
-    assert sorted(permuted(items, seed)) == sorted(items)
+    assert draw_sources(whole_shares([1, 1, 2]), 12, seed=7) == [2, 2, 0, 0, 2, 2, 1, 1, 2, 2, 2, 2]
 
 
 def test_shares_of_another_whole_are_refused() -> None:
@@ -110,7 +102,3 @@ def test_shares_of_another_whole_are_refused() -> None:
         whole_shares([1, -1])
     with pytest.raises(TrainingError, match="must not be negative"):
         whole_shares([0, 0])
-
-
-DRAWN = [2, 2, 0, 0, 2, 2, 1, 1, 2, 2, 2, 2]
-PERMUTED = [5, 6, 0, 3, 7, 2, 1, 4]

@@ -103,7 +103,7 @@ class Betr:
 def score_by_rank(targets: Any, documents: Any, rule: str = "best") -> Floats:
     """Scores (n,) of documents (n, d) by the ranks r = 1, 2, ... that the targets (m, d) give them by cosine, higher is better.
 
-    "best": -min r;  "reciprocal": mean of 1/r;  "log": mean of -log2 r. Equal cosines rank by id. Rows may be sparse."""
+    "best": -min r;  "reciprocal": mean of n/r;  "log": mean of -log2 r. Equal cosines rank by id. Rows may be sparse."""
     if targets.shape[0] < 1 or documents.shape[0] < 1:
         raise TrainingError(f"ranking needs targets and documents, not {targets.shape[0]} and {documents.shape[0]}")
     a, b = _unit_rows(targets), _unit_rows(documents)
@@ -115,7 +115,7 @@ def score_by_rank(targets: Any, documents: Any, rule: str = "best") -> Floats:
         rank = np.empty(count)
         rank[ranked(cosines)] = np.arange(1, count + 1)
         best = np.minimum(best, rank)
-        total += 1 / rank if rule == "reciprocal" else -np.log2(rank)
+        total += count / rank if rule == "reciprocal" else -np.log2(rank)
     return -best if rule == "best" else total / a.shape[0]
 
 

@@ -6,7 +6,8 @@ As in POINTS, Liu et al. 2024, arXiv 2409.04828, who score captions given image 
 and keep 20%, one million of five. `scored` marks which tokens count, so that a prompt before them does not.
 
 What is likely is not always good. Text that repeats itself is the most likely of all, so two rules stand beside the filter:
-texts in which more than `repeated` of the word n-grams came before are dropped, and so is the lowest `low_cut` of the rest.
+texts in which more than `repeated` of the word n-grams came before are dropped, and so is the lowest `low_cut` of the rest,
+before the lowest `keep` of it.
 Shuffled words cost little under a model of few characters and stay in."""
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from zkaudit.training.errors import TrainingError
-from zkaudit.training.filters.ranking import Kept, fixed_point, keep_best
+from zkaudit.training.filters.ranking import Kept, fixed_point, part_of, ranked
 from zkaudit.training.method import Method
 
 METHOD = Method(
@@ -50,7 +51,8 @@ dataset = [dataset[i] for i in kept.ids]  # kept.digest() belongs to the run's r
 
 @dataclass(frozen=True)
 class PerplexityOptions:
-    """Shares of the pool. `repeated`: the largest allowed share of word n-grams (`ngram` words) that came before in a text."""
+    """Shares of what the rule on repetition leaves. `repeated`: the largest share of word n-grams
+    (`ngram` words) that may have come before in a text."""
 
     keep: float = 0.2
     low_cut: float = 0.0
@@ -76,13 +78,10 @@ def perplexity_filter(
     left = [i for i in range(len(rounded)) if texts is None or repeated_share(texts[i], options.ngram) <= options.repeated]
     if not left:
         raise TrainingError("every text repeats itself more than the filter allows: raise `repeated`")
-    within = rounded[left]
-    wanted = keep_best(within, min(1.0, options.keep + options.low_cut), highest=False)
-    cut = set(keep_best(within, options.low_cut, highest=False).ids) if options.low_cut else set()
-    ids = tuple(left[i] for i in wanted.ids if i not in cut)
-    if not ids:
-        raise TrainingError(f"keep = {options.keep} of {len(left)} records leaves none beside low_cut = {options.low_cut}")
-    return Kept(ids, rounded, wanted.threshold)
+    order = np.array(left)[ranked(rounded[left], highest=False)]
+    low, share = part_of(len(left), options.low_cut), part_of(len(left), options.keep)
+    kept = order[low : low + max(1, share)]
+    return Kept(tuple(sorted(kept.tolist())), rounded, int(rounded[kept[-1]]))
 
 
 def repeated_share(text: str, ngram: int) -> float:

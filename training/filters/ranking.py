@@ -62,7 +62,12 @@ def keep_best(scores: Scores, share: float, sizes: Sequence[int] | None = None, 
         raise TrainingError(f"sizes must be a positive number for each of the {len(scores)} records")
     order = ranked(scores, highest=highest)
     total = np.cumsum(np.array(weights, np.int64)[order])
-    budget = int(Fraction(str(share)) * int(total[-1]))  # of the decimal that was written: 0.3 of 10 is 3
+    budget = part_of(int(total[-1]), share)
     count = max(1, int(np.searchsorted(total, budget, side="right")))
     kept = order[:count]
     return Kept(tuple(sorted(kept.tolist())), scores, int(scores[kept[-1]]))
+
+
+def part_of(total: int, share: float) -> int:
+    """The share of a whole number, rounded down, of the decimal that was written: 0.3 of 10 is 3."""
+    return int(Fraction(str(share)) * total)

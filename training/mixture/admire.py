@@ -15,6 +15,7 @@ tolerance, as the last bits of a fit differ between machines. A best run without
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -26,8 +27,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.method import Method
-from zkaudit.training.mixture.draw import permuted
 from zkaudit.training.steps import derive_seed
+from zkaudit.zk.sampling import shuffled
 
 METHOD = Method(
     name="admire",
@@ -98,9 +99,20 @@ class MixtureSearch:
         if len(self.pool) < options.start:
             raise TrainingError(f"the pool has {len(self.pool)} mixtures, fewer than the first {options.start} runs")
         self.costs, self.options, self.log = tuple(float(cost) for cost in costs), options, list[Outcome]()
-        first = permuted(range(len(self.pool)), derive_seed(run_seed, "mixture.admire", 0))[: options.start]
+        seed = derive_seed(run_seed, "mixture.admire", 0).to_bytes(8, "little")
+        first = shuffled(b"zkaudit trials", seed, 0, np.arange(len(self.pool)))[: options.start].tolist()
         several = len(self.costs) > 1  # the first two are run at both ends, so that sizes can be compared
         self._first = [Trial(i, 0) for i in first] + [Trial(i, len(self.costs) - 1) for i in first[:2] if several]
+
+    @property
+    def head(self) -> str:
+        """The head of a SHA-256 chain over pool, costs and log, in hexadecimal: publish it before each proposal is run."""
+        link = hashlib.sha256(
+            b"zkaudit mixture search" + self.pool.astype("<f8").tobytes() + repr(self.costs).encode()
+        ).digest()
+        for (mixture, size), score in self.log:
+            link = hashlib.sha256(link + f"{mixture} {size} {score.hex()}".encode()).digest()
+        return link.hex()
 
     @property
     def spent(self) -> float:
@@ -224,6 +236,8 @@ def check(
     for number, (trial, score) in enumerate(log):
         if number < len(search._first):
             follows = Trial(*trial) == search._first[number]
+        elif not (0 <= trial[0] < len(search.pool) and 0 <= trial[1] < len(search.costs)):
+            follows = False
         else:
             values = search.acquisition()
             follows = bool(values[tuple(trial)] >= values.max() - tolerance * abs(values.max()))

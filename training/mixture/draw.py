@@ -37,11 +37,6 @@ def draw_sources(shares: Sequence[int], count: int, seed: int) -> list[int]:
     return [bisect.bisect_right(ends, _word(seed, number) % ONE) for number in range(count)]
 
 
-def permuted(items: Sequence[int], seed: int) -> list[int]:
-    """The items in a random order: that of the hashes of their places."""
-    return [items[place] for place in sorted(range(len(items)), key=lambda place: (_word(seed, place), place))]
-
-
 def _word(seed: int, number: int) -> int:
     message = b"zkaudit draw" + seed.to_bytes(8, "little") + number.to_bytes(8, "little")
     return int.from_bytes(hashlib.sha256(message).digest()[:8], "little")

@@ -8,7 +8,7 @@ significant difference, and stacked is simpler and needs fewer samples. Their ot
 7680 instead of 128) with low rates (2e-5 for Granite, 1e-6 for Mistral), constant, without warm-up, which did as well as cosine
 with it. What early steps tell of the final result is in search/run_triage.py.
 
-Orders come from the run's seed through SHA-256, so who has the labels computes every batch again."""
+Orders come from the run's seed through SHAKE-256, so who has the labels computes every batch again."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 from torch.utils.data import Sampler
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.method import Method
-from zkaudit.training.mixture.draw import permuted
 from zkaudit.training.steps import derive_seed
+from zkaudit.zk.sampling import shuffled
 
 METHOD = Method(
     name="sft-phases",
@@ -90,7 +91,9 @@ class PhasePlan(Sampler[list[int]]):
         if batch < 1 or not phases:
             raise TrainingError(f"a plan needs a phase and a batch of at least 1, not {len(phases)} phases and batch = {batch}")
         self.phases, self.batch, self.run_seed, self.first = tuple(phases), batch, run_seed, first
-        self._records = [[i for i, label in enumerate(labels) if p.labels is None or label in p.labels] for p in phases]
+        self._records = [
+            np.array([i for i, label in enumerate(labels) if p.labels is None or label in p.labels]) for p in phases
+        ]
         for number, (phase, records) in enumerate(zip(phases, self._records, strict=True)):
             if len(records) < (batch if whole_batches else 1):
                 raise TrainingError(
@@ -133,8 +136,8 @@ class PhasePlan(Sampler[list[int]]):
         """The phase's records in the order of its epoch; the last one asked for is kept, as steps come one after another."""
         if self._last[0] != (phase, epoch):
             count = sum(p.epochs for p in self.phases[:phase]) + epoch
-            seed = derive_seed(self.run_seed, "mixture.phases", count)
-            self._last = (phase, epoch), permuted(self._records[phase], seed)
+            seed = derive_seed(self.run_seed, "mixture.phases", count).to_bytes(8, "little")
+            self._last = (phase, epoch), shuffled(b"zkaudit phase", seed, 0, self._records[phase]).tolist()
         return self._last[1]
 
 

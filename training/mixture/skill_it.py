@@ -172,5 +172,7 @@ def learn_graph(loss: Callable[[tuple[int, ...], int], float], skills: int) -> l
 
 
 def _exp(exponent: Fraction) -> Fraction:
+    if exponent < -10_000:  # far below a share's unit, and slow to write down
+        return Fraction(0)
     value = _DIGITS.divide(decimal.Decimal(exponent.numerator), decimal.Decimal(exponent.denominator))
     return Fraction(value.exp(_DIGITS))
