@@ -41,7 +41,7 @@ def _show(statement: dict[str, Any]) -> None:
     verdict, audit = predicate["verdict"], predicate.get("audit")
     steps = "1 step" if verdict["steps"] == 1 else f"{verdict['steps']} steps"
     chain = f" in a chain of {verdict['segments']} segments" if verdict["segments"] > 1 else ""
-    print(named_line("subject", f"{subject['name']}, {algorithm} {digest}"))
+    print(named_line("subject", f"{subject.get('name', 'without a name')}, {algorithm} {digest}"))
     print(named_line("proof", f"valid, {steps}{chain}, soundness error below 2^-{verdict['soundnessBits']}"))
     if verdict["assumes"]:
         print(named_line("not shown", verdict["assumes"]))

@@ -34,7 +34,7 @@ from zkaudit.attacks.joint.unrolled import UnrolledMatching
 SEEDS = (0, 1, 2)
 TIMES = 8  # what batch and local steps are multiplied by
 ROUGHLY = 0.005  # what counts as zero in updates that were disturbed
-QUICK = UnrolledMatching(restarts=2, iterations=300)  # for each seed of each defence
+QUICK = UnrolledMatching(restarts=1, iterations=200, most_steps=8)  # for each seed of each defence
 
 
 @dataclass(frozen=True)
