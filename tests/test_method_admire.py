@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.mixture.admire import (
@@ -15,6 +17,7 @@ from zkaudit.training.mixture.admire import (
     Outcome,
     SearchOptions,
     Trial,
+    _Surface,
     check,
     dirichlet_pool,
     expected_improvement,
@@ -22,6 +25,13 @@ from zkaudit.training.mixture.admire import (
 
 POOL = dirichlet_pool(3, 150, "7")
 BEST = np.array([0.6, 0.3, 0.1])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices of ten rows are slower on several."""
+    with threadpool_limits(1):
+        yield
 
 
 def score(mixture: np.ndarray, size: int = 1) -> float:
@@ -55,6 +65,23 @@ def test_the_search_finds_the_best_of_the_pool_where_random_runs_seldom_do() -> 
     assert np.quantile(random, 0.2) > 0
 
 
+def test_the_correlation_between_sizes_is_the_posterior_s() -> None:
+    """By the textbook formula from the kernel alone: K(a, b) - K(a, X) (K(X, X) + noise)^-1 K(X, b)."""
+    mixtures, sizes = POOL[:9], np.array([0, 0, 0, 0, 0, 0, 1, 1, 1])
+    scores = np.array([score(m, s) for m, s in zip(mixtures, sizes, strict=True)])
+    surface = _Surface.fit(mixtures, sizes, scores, step=0.3)
+    seen, asked = np.column_stack([mixtures, 0.3 * sizes]), POOL[20:30]
+    low, high = surface.points(asked, 0), surface.points(asked, 1)
+    smooth = surface.process.kernel_.k1
+    inverse = np.linalg.inv(smooth(seen) + (surface.noise + surface.process.alpha) * np.eye(9))
+
+    def posterior(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (smooth(a, b) - smooth(a, seen) @ inverse @ smooth(seen, b)).diagonal()
+
+    expected = posterior(low, high) / np.sqrt(posterior(low, low) * posterior(high, high))
+    assert surface.correlation(asked, 0, 1) == pytest.approx(np.clip(expected, 0, 1), abs=1e-3)
+
+
 def test_no_mixture_is_tried_twice_at_a_size_until_none_is_left() -> None:
     search = MixtureSearch(POOL[:7], "7")
     for _ in range(7):
@@ -82,16 +109,16 @@ def test_the_first_runs_depend_on_the_seed_and_the_pool_alone() -> None:
 
 @pytest.mark.parametrize("costs", [(1.0,), (0.1, 1.0)])
 def test_a_log_that_does_not_follow_from_itself_is_found(costs: tuple[float, ...]) -> None:
-    log = searched(11, costs).log
+    log = searched(9, costs).log
     options = SearchOptions()
     assert check(POOL, "7", costs, log, options) is None
     assert check(POOL, "8", costs, log, options) == 0
     tried = {outcome.trial.mixture for outcome in log}
     elsewhere = max(set(range(150)) - tried, key=lambda i: float(np.abs(POOL[i] - BEST).sum()))
-    swapped = [*log[:9], Outcome(Trial(elsewhere, log[9].trial.size), log[9].score), *log[10:]]
-    assert check(POOL, "7", costs, swapped, options) == 9
-    outside = [*log[:9], Outcome(Trial(len(POOL), 0), 1.0), *log[10:]]
-    assert check(POOL, "7", costs, outside, options) == 9
+    swapped = [*log[:8], Outcome(Trial(elsewhere, log[8].trial.size), log[8].score)]
+    assert check(POOL, "7", costs, swapped, options) == 8
+    outside = [*log[:8], Outcome(Trial(len(POOL), 0), 1.0)]
+    assert check(POOL, "7", costs, outside, options) == 8
     # a trial that was left out shows as well: the runs after it no longer follow
     assert check(POOL, "7", costs, [*log[:3], *log[4:]], options) == 3
 

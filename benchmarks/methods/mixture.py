@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from methods.check import Check, Measured
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -84,6 +85,7 @@ def _signs(skills: Sequence[int]) -> tuple[Tensor, Tensor]:
     return torch.cat([signs, F.one_hot(which, SKILLS).float()], 1), (products > 0).float()
 
 
+@threadpool_limits.wrap(limits=1)
 def runs_saved() -> Measured:
     """Random runs whose regret is that of 15 runs of the search, over 15; a smooth world of five sources."""
     searched, after_25, drawn = [], [], []
@@ -111,6 +113,7 @@ def runs_saved() -> Measured:
     return Measured(needed / 15, 5.0, note)
 
 
+@threadpool_limits.wrap(limits=1)
 def cost_with_small_models() -> Measured:
     """Regret of a search with a small model at half the cost, over that of one with the large model alone."""
     found: dict[str, list[float]] = {"large": [], "both": [], "small": []}
@@ -138,6 +141,7 @@ def _world(seed: int, count: int = 1500) -> tuple[np.ndarray, np.ndarray, np.ran
     return pool, -((pool - chosen.dirichlet([2] * 5)) ** 2).sum(1), chosen
 
 
+@threadpool_limits.wrap(limits=1)
 def text_mixture() -> Measured:
     """Random runs that match 15 runs of the search, over 15: mixtures of four kinds of text for a model of word pairs."""
     pool, losses = _text_losses()
