@@ -34,12 +34,14 @@ METHOD = Method(
     provable="Shares are a public function of recorded losses, computed again exactly; no relation proves the losses.",
     server_sees="The mixture and, through it, which skills a client is weak in: sum losses securely over clients.",
     use="""
+from zkaudit.training.mixture.sampler import MixtureSampler
 from zkaudit.training.mixture.skill_it import SkillIt
 
 mixer = SkillIt(graph)  # graph[i][j]: how much training on skill i helps skill j
-sources = mixer.draw(batch, run_seed="7", step=step)  # a skill for each record of the batch
-mixer.observe(losses)  # at every evaluation
-mixer.next_round()  # every so many steps
+sampler = MixtureSampler(labels, lambda: dict(zip(skills, mixer.mixture)), 32, run_seed="7", steps=6000)
+for step, ids in enumerate(sampler):  # or DataLoader(dataset, batch_sampler=sampler); then in the loop:
+    mixer.observe(losses)  # at every evaluation
+    mixer.next_round()  # every so many steps
 """,
     avoid="graphs that are nearly empty or complete, and skills whose losses are not comparable (see `relative`)",
     binding="replayable",
