@@ -13,7 +13,8 @@ whose distances know more of the gradients'.
 
 Nguyen et al., "Mini-batch Coresets for Memory-efficient Language Model Training on Data Mixtures", 2024, arXiv:2407.19580: 64
 of 128, eps 1e-3, one probe, no weights (`CoLMOptions.paper`). Without weights a coreset matches the mean gradient worse than a
-random subset does; here each example weighs as many as it stands for, which is better than random.
+random subset does; here each example weighs as many as it stands for, which is better than random where gradients come in tight
+clusters, and not where they do not.
 
 Codes are rounded to multiples of 2^-16, distances are integers and ties go to the lower row, so that a choice can be replayed
 from recorded codes; that codes are those of the model is taken at the record's word."""
@@ -56,7 +57,7 @@ METHOD = Method(
         "weights = torch.tensor(chosen.weights)\n"
         "(losses * weights).sum().div(weights.sum()).backward()"
     ),
-    avoid="Small batches, from which there is nothing to choose, and models without a value projection of their own.",
+    avoid="Data of one source without clusters, where a random subset is as near to the gradient; models without v_proj.",
     binding="replayable",
 )
 

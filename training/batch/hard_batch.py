@@ -42,7 +42,7 @@ METHOD = Method(
         "for batch in DataLoader(data, batch_sampler=sampler):  # without workers\n"
         "    scores = sampler.report(step(batch))  # the batch's loss; the record's `scores`"
     ),
-    avoid="Noisy labels, which stay hard for ever, and random batches, whose losses hardly differ.",
+    avoid="Noisy labels, which stay hard for ever; high rates, at which batches of one class unlearn the others.",
     binding="replayable",
 )
 
