@@ -159,7 +159,7 @@ def rare_class(kind: str, simulated: tuple[float, float]) -> Measured:
     spread = statistics.stdev(each[1] for each in base)
     note = (
         f"overall {overall:.3f} against {plain:.3f} uniform, rare class {rare:.3f} against {plain_rare:.3f} with a spread of "
-        f"{spread:.3f}; simulated {simulated[0]:.3f} and {simulated[1]:.3f} against .979 and .842; at ten times the paper's rate "
+        f"{spread:.3f}; simulated {simulated[0]:.3f} and {simulated[1]:.3f} against .979 and .842; at ten times the rate "
         f"{100 * (fast - fast_base):+.1f} points"
     )
     return Measured(100 * (rare - plain_rare), 100 * (simulated[1] - 0.842), note)

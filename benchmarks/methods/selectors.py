@@ -67,7 +67,7 @@ def letters() -> Tensor:
 
 @cache
 def stream(way: str, seed: int) -> tuple[float, float]:
-    """Share of near duplicates among what was chosen, and held-out loss; 60% of the stream are three texts, a letter changed."""
+    """Share of near duplicates among the chosen, and held-out loss; 60% of the stream are three texts, a letter changed."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(1)
@@ -112,7 +112,7 @@ def duplicates(what: str) -> Measured:
     share, loss = ({way: statistics.mean(run[i] for run in runs) for way, runs in ways.items()} for i in (0, 1))
     spread = statistics.stdev(run[1] for run in ways["random"])
     note = "; ".join(f"{way} {share[way]:.1f}%, held-out {loss[way]:.3f}" for way in ways)
-    note += f" (spread {spread:.3f}); {KEEP} of {CANDIDATES}, {STEPS} steps, {100 * SHARE:.0f}% duplicates, alpha 6.6 on the true scale"
+    note += f" (spread {spread:.3f}); {KEEP} of {CANDIDATES}, {STEPS} steps, {100 * SHARE:.0f}% duplicates, alpha 6.6"
     if what == "share":
         return Measured(share["utility"] - share["uds"], 10.0, note)
     return Measured(loss["uds"] - loss["random"], None, note)

@@ -12,9 +12,9 @@ the source's mean is largest, with m', v' the means of those chosen last. With s
 whose distances know more of the gradients'.
 
 Nguyen et al., "Mini-batch Coresets for Memory-efficient Language Model Training on Data Mixtures", 2024, arXiv:2407.19580: 64
-of 128, eps 1e-3, one probe, no weights (`CoLMOptions.paper`). Without weights a coreset matches the mean gradient worse than a
-random subset does; here each example weighs as many as it stands for, which is better than random where gradients come in tight
-clusters, and not where they do not.
+of 128, eps 1e-3, one probe, no weights (`CoLMOptions.paper`). Where gradients come in tight clusters, a coreset without weights
+matches their mean worse than a random subset does, and one in which each example weighs as many as it stands for, as here,
+better. Where they do not (a small language model's, of one source), weights make it no better than random.
 
 Codes are rounded to multiples of 2^-16, distances are integers and ties go to the lower row, so that a choice can be replayed
 from recorded codes; that codes are those of the model is taken at the record's word."""
