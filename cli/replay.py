@@ -23,10 +23,16 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"DIFFERS: {done.difference.sentence()}")
     else:
         print(f"REPLAYED: {done.steps} step{'' if done.steps == 1 else 's'} as recorded")
+        print(
+            named_line("rules", ", ".join(f"{name} {json.dumps(rule)}" for name, rule in done.header.rules.items()) or "none")
+        )
+        print(named_line("seed", f"{done.header.run_seed!r}, {done.header.rows} rows"))
         print(named_line("recomputed", ", ".join(done.recomputed) or "nothing"))
         if done.declared:
             print(named_line("declared", f"{', '.join(done.declared)}: bound by the chain, taken at their word"))
         print(named_line("head", done.head))
+        if "ids" not in done.recomputed:
+            print(named_line("not shown", "how the rows of a step were chosen: no rule decides it"))
         for option, given, what in (
             ("--seed", arguments.seed, "that the seed was fixed before the data were known"),
             ("--head", arguments.head, "that no records are missing at the end"),

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from zkaudit.training.errors import TrainingError
 from zkaudit.training.mixture.phases import Phase, PhasePlan
 from zkaudit.training.replay import RULES, Difference, replay, view_seeds
 from zkaudit.training.step_file import NAME, StepFile, StepWriter
-from zkaudit.training.steps import StepRecord, derive_seed
+from zkaudit.training.steps import RunHeader, StepRecord, derive_seed
 from zkaudit.zk.statement import batch_rows
 
 ROWS, STEPS = 24, 9
@@ -56,7 +58,7 @@ def test_uniform_batches_are_those_of_a_proved_run(tmp_path: Path) -> None:
     assert ids == batch_rows(seed, ROWS, 5, 0, STEPS).tolist()
     done = replay(tmp_path, seed="a", head=head)
     assert (done.difference, done.steps, done.head) == (None, STEPS, head)
-    assert set(done.recomputed) == {"ids", "epoch", "objective_seed", "view_seeds", "candidate_ids", "selector"}
+    assert set(done.recomputed) == {"ids", "epoch", "objective_seed", "view_seeds"}
     assert done.declared == ("learning_rate", "objective_id")
 
 
@@ -197,7 +199,7 @@ def test_a_sampler_s_rows_are_the_selector_s_candidates(tmp_path: Path) -> None:
     selected_run(tmp_path)
     done = replay(tmp_path)
     assert done.difference is None
-    assert set(done.recomputed) == {"candidate_ids", "ids", "weights", "epoch", "selector"}
+    assert set(done.recomputed) == {"candidate_ids", "ids", "epoch", "selector"}
     assert done.declared == ("scores",)
 
 
@@ -246,7 +248,7 @@ def test_a_phase_plan_is_replayed(tmp_path: Path) -> None:
         for number in range(plan.steps):
             writer.write(StepRecord(number, plan.step(number).ids, plan.step(number).epoch))
         done = replay(tmp_path)
-        assert (done.difference, done.recomputed) == (None, ("candidate_ids", "epoch", "ids", "selector"))
+        assert (done.difference, done.recomputed) == (None, ("epoch", "ids"))
         writer.write(StepRecord(plan.steps, (0,)))
     assert difference(tmp_path).field == "step"
 
@@ -273,10 +275,17 @@ def test_rules_that_cannot_be_followed_are_named(
         replay(tmp_path)
 
 
-def test_every_rule_has_a_module() -> None:
-    from importlib import import_module
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_has_a_module_and_is_explained(name: str) -> None:
+    assert callable(import_module(f"zkaudit.training.{RULES[name]}").rule)
+    document = (Path(__file__).parents[1] / "docs" / "step-records.md").read_text(encoding="utf-8")
+    assert f"\n| `{name}` |" in document
 
-    assert all(callable(import_module(f"zkaudit.training.{module}").rule) for module in RULES.values())
+
+def test_every_field_of_a_record_is_explained() -> None:
+    document = (Path(__file__).parents[1] / "docs" / "step-records.md").read_text(encoding="utf-8")
+    missing = [field.name for field in (*fields(StepRecord), *fields(RunHeader)) if f"`{field.name}`" not in document]
+    assert missing == []
 
 
 def test_the_command_says_what_was_recomputed_and_what_was_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,11 +294,24 @@ def test_the_command_says_what_was_recomputed_and_what_was_not(tmp_path: Path, c
     printed = capsys.readouterr().out
     assert printed.startswith("REPLAYED: 9 steps as recorded")
     assert "learning_rate" in printed
+    assert 'uniform {"batch": 5}' in printed
     assert printed.count("not shown") == 2
     assert main(["replay", str(tmp_path), "--seed", "a", "--head", head]) == 0
     assert "not shown" not in capsys.readouterr().out
     assert main(["replay", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["head"] == head
+
+
+def test_without_rules_nothing_is_recomputed_and_the_command_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with StepWriter(tmp_path, "a", ROWS) as writer:
+        writer.write(StepRecord(0, (1, 2)))
+    assert replay(tmp_path).recomputed == ()
+    assert main(["replay", str(tmp_path), "--seed", "a"]) == 0
+    printed = capsys.readouterr().out
+    assert "how the rows of a step were chosen" in printed
+    assert printed.count("not shown") == 2
 
 
 def test_the_command_ends_in_1_where_something_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

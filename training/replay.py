@@ -35,6 +35,8 @@ RULES = {  # rule -> module with a function `rule(run, options)`
     "sft-phases": "batch.phased",
 }
 
+EMPTY: tuple[object, ...] = ((), "", None, 0, {})  # what a field holds that says nothing
+
 
 class Rule(Protocol):
     """Who decides fields of records; see above. Values are of the record's own types."""
@@ -88,6 +90,7 @@ class Difference:
 class Replayed:
     """`difference` is None if all is as it should be; fields by name, those recomputed and those taken at their word."""
 
+    header: RunHeader
     steps: int
     head: str
     difference: Difference | None
@@ -108,7 +111,7 @@ def replay(folder: Path, *, seed: str | None = None, head: str | None = None) ->
     selects = bool(header.selector)
 
     def found(difference: Difference | None) -> Replayed:
-        return Replayed(count, link, difference, tuple(sorted(recomputed)), tuple(sorted(given - recomputed)))
+        return Replayed(header, count, link, difference, tuple(sorted(recomputed)), tuple(sorted(given - recomputed)))
 
     if seed is not None and seed != header.run_seed:
         return found(Difference(1, 0, "run_seed", seed, header.run_seed, "the published seed"))
@@ -129,8 +132,8 @@ def replay(folder: Path, *, seed: str | None = None, head: str | None = None) ->
             for name, value in values.items():
                 if (there := getattr(record, name)) != value:
                     return found(Difference(place.line, record.step, name, value, there, by))
-            recomputed |= set(values)
-        given |= {name for name, value in vars(record).items() if value not in ((), "", None, 0, {})}
+            recomputed |= {name for name, value in values.items() if value not in EMPTY}
+        given |= {name for name, value in vars(record).items() if value not in EMPTY}
         for rule in rules.values():
             rule.after(record)
         link, count = record.digest(), count + 1
