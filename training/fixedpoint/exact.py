@@ -99,9 +99,9 @@ def _reach(left: Tensor) -> int:
 def _limb_products(left: Tensor, right: Tensor, largest: int, most: int) -> tuple[Tensor, int]:
     """Exact products P, float64 (limbs, rows, columns), and a shift <= `most`: left right = sum of P[i] 2^(i shift)."""
     room = EXACT // max(_reach(left), 1)
-    shift = min(room.bit_length() - 1, most)
-    if shift < 8:
+    if room < 1 << 8:
         raise TrainingError("the left operand of a product exceeds 45 bits")
+    shift = min(room.bit_length() - 1, most)
     limbs = split(right, largest, shift, room)
     return (torch.stack([left @ limb for limb in limbs]) if len(limbs) > 1 else (left @ right)[None]), shift
 
