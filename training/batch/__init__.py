@@ -1,1 +1,1 @@
-"""Methods for large and changing batches."""
+"""Which records a step trains on, in what shape: large and changing batches, samplers, selectors."""

@@ -47,7 +47,7 @@ METHOD = Method(
         "\n"
         'cut = Decomposition([len(d) for d in documents], low=8, high=13, run_seed="public")\n'
         "print(cut.kept)  # the share of tokens that is in a piece\n"
-        'sampler = LengthBucketSampler(cut.lengths, tokens=64 * 8192, run_seed="public", steps=cut_steps)\n'
+        'sampler = LengthBucketSampler(cut.lengths, tokens=64 * 8192, run_seed="public", steps=1000)\n'
         "loader = DataLoader(Pieces(documents, cut), batch_sampler=sampler)  # (batch, 2^k + 1) token ids"
     ),
     avoid="Short texts that must stay whole, where what they lose in tails is much: pack them instead (`packing`).",
