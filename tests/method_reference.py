@@ -215,7 +215,7 @@ def signs(basis_bits: int, units: int, rank: int, layer: int, period: int, seed:
 
 @cache
 def numbers(kind: str) -> list[Fraction]:
-    """The format's numbers from zero up, by their codes (OCP 8-bit floating point, 2023): 127 of E4M3, 124 of E5M2 are finite."""
+    """The format's numbers from zero up, by their codes (OCP 8-bit floating point, 2023): of E4M3 127, of E5M2 124."""
     mantissa, bias, count = (3, 7, 127) if kind == "e4m3" else (2, 15, 124)
     found = []
     for code in range(count):

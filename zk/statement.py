@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zkaudit.zk import methods
+from zkaudit.zk.circuit import fp8
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.field import MODULUS
 from zkaudit.zk.methods import FP8, GaLore, LoRA
@@ -187,6 +188,7 @@ def _check_methods(s: Statement) -> None:
         s.lora.check(s.widths, s.rates)
     if s.fp8 is not None:
         s.fp8.check(s.widths)
+        fp8.check(s)
 
 
 def first_start_bound(s: Statement) -> int:

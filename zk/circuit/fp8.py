@@ -11,13 +11,16 @@ fixed-point unit wherever a fixed-point number can be rounded to it, so casts ar
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zkaudit.zk.block import SIGN_OFFSET, Block, padded
 from zkaudit.zk.errors import BadInput
-from zkaudit.zk.statement import Statement
+
+if TYPE_CHECKING:  # which imports `check` from here
+    from zkaudit.zk.statement import Statement
 
 FORMATS = {"e4m3": (3, -6, 448), "e5m2": (2, -14, 57344)}  # bits of the mantissa, least exponent, largest number
 FIRST_TABLE = 65  # their numbers are above all others'
