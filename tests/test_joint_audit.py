@@ -26,7 +26,7 @@ from zkaudit_process import Proved
 from zkaudit.attacks.defences import parse
 from zkaudit.attacks.digests import of_tensors
 from zkaudit.attacks.errors import AuditError
-from zkaudit.attacks.joint import controls
+from zkaudit.attacks.joint import controls, joint_audit
 from zkaudit.attacks.joint.client import Client, layers, named
 from zkaudit.attacks.joint.defending import adaptive, measured_defences, trial
 from zkaudit.attacks.joint.factors import SparseFactors
@@ -229,6 +229,40 @@ def test_wrong_usage_is_one_line(
     assert_refused(command("audit", *arguments), 2, word)
 
 
+def handed(ours: Client) -> dict[str, Any]:
+    """What the command hands over of a bound run, of a client in floating point."""
+    statement = {
+        "widths": [len(matrix) - 1 for matrix in ours.start] + [ours.start[-1].shape[1]],
+        "loss": ours.loss,
+        "weight_bits": 32,
+        "activation_bits": 8,
+        "learning_rates": list(ours.rates),
+        "steps": len(ours.batches),
+        "batch": ours.batches.shape[1],
+    }
+    return {
+        "name": "handed",
+        "proof": {"valid": True, "files": [], "checks": []},
+        "statements": [statement],
+        "hashes": {},
+        "start": [(matrix * 2**32).round().long().numpy() for matrix in ours.start],
+        "end": [(matrix * 2**32).round().long().numpy() for matrix in ours.end],
+        "inputs": (ours.data / GRID).long().numpy(),
+        "targets": ours.targets.long().numpy(),
+        "batches": ours.batches.numpy(),
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 2, 20])
+def test_a_network_whose_units_never_fire_gives_nothing_away(batch: int, tmp_path: Path) -> None:
+    ours = client(batch, 1)
+    start = [torch.cat([ours.start[0][:-1], ours.start[0][-1:] - 100]), ours.start[1]]
+    end = trained(start, ours.data, ours.targets, ours.batches, ours.rates, ours.loss)
+    result = joint_audit(handed(replace(ours, start=start, end=end)), tmp_path, defences=("noise:1", "sign"))
+    assert result["verdict"]["level"] == "no leak found"
+    assert all(part.get("error") for part in result["attacks"] if part["role"] == "attack")
+
+
 def test_training_other_than_plain_sgd_is_refused() -> None:
     statement = {"weight_bits": 32, "activation_bits": 8, "loss": "square", "learning_rates": [0.1], "lora": {"ranks": [2]}}
     with pytest.raises(AuditError, match="lora"):
@@ -377,3 +411,25 @@ def test_a_defence_for_other_models_is_refused(text: str) -> None:
 def test_the_ratio_does_not_depend_on_what_multiplies_the_update(change: Callable[[Tensor], Tensor]) -> None:
     seen = client(1, 1).seen
     torch.testing.assert_close(adaptive(replace(seen, update=[change(u) for u in seen.update])).records, adaptive(seen).records)
+
+
+def test_one_whole_record_of_many_is_a_leak(tmp_path: Path) -> None:
+    ours = client(60, 1)
+    start = [
+        torch.cat([ours.start[0], _alone(ours)], 1),
+        torch.cat([ours.start[1][:-1], ours.start[1][:1], ours.start[1][-1:]]),
+    ]
+    end = trained(start, ours.data, ours.targets, ours.batches, ours.rates, ours.loss)
+    result = joint_audit(handed(replace(ours, start=start, end=end)), tmp_path, defences=())
+    assert metric(result, "ratios", "records_recovered") == pytest.approx(1 / 60)
+    assert result["verdict"]["level"] == "partly exposed"
+
+
+def _alone(ours: Client) -> Tensor:
+    """Weights and bias (d + 1, 1) of a unit that fires for the first record behind the update and for no other one."""
+    records = ours.truth[0]
+    direction = records[0] / records[0].norm()
+    along = records @ direction
+    assert along.argmax() == 0
+    threshold = (along[0] + along[1:].max()) / 2
+    return torch.cat([direction, -threshold[None]])[:, None]

@@ -87,8 +87,9 @@ def _statement(named: Named) -> Json:
         if named.opening is not None:
             _require_end_weights(paths[-1], end, named.model, named.opening)
         subject = {**_described(named.model), "annotations": {"tensors": f"{TENSORS}*"}}
-    predicate = {
-        "proof": [_described(path) for path in paths],
+    proofs = [_described(path) for path in paths]
+    predicate: Json = {
+        "proof": proofs,
         "statements": verdict.statements,
         "verdict": {
             "valid": verdict.valid,
@@ -100,7 +101,7 @@ def _statement(named: Named) -> Json:
         "verifier": {"name": "zkaudit", "version": version("zkaudit")},
     }
     if named.audit is not None:
-        predicate["audit"] = _audit(named.audit, [file["digest"]["sha256"] for file in predicate["proof"]])
+        predicate["audit"] = _audit(named.audit, [file["digest"]["sha256"] for file in proofs])
     return {"_type": STATEMENT, "subject": [subject], "predicateType": PREDICATE, "predicate": predicate}
 
 

@@ -30,6 +30,7 @@ from zkaudit.attacks.ledger import PeakMemory
 from zkaudit.attacks.threat import Capability
 from zkaudit.attacks.verdict import EXPOSED, PARTLY
 
+RECOVERED, FIDELITY = "records_recovered", "record_fidelity"
 PACKAGES = ("torch", "numpy", "scipy")
 SUMMARIES = {
     "ratios": "the first layer's weight update over its bias update, unit by unit",
@@ -116,30 +117,28 @@ def _verdict(client: Client, result: Mapping[str, Any]) -> dict[str, Any]:
     steps, batch = seen.places.shape
     n = seen.records
     real = [attack for attack in attacks if attack["role"] == "attack" and attack.get("metrics")]
-    guessed = max(value(attack, "records_recovered") or 0.0 for attack in attacks if attack["role"] == "control")
-    best = max(real, key=lambda attack: (value(attack, "records_recovered") or 0.0, value(attack, "record_fidelity") or 0.0))
-    recovered = value(best, "records_recovered") or 0.0
-    behind = (
-        f"{_count(steps, 'step')} on {_count(batch, 'record')} each, {n} of the {_count(len(client.data), 'record')} in all"
-    )
+    controlled = [attack for attack in attacks if attack["role"] == "control"]
+    best = max(real, key=lambda attack: (value(attack, RECOVERED), value(attack, FIDELITY)), default={})
+    recovered, guessed = value(best, RECOVERED) or 0.0, max(value(attack, RECOVERED) or 0.0 for attack in controlled)
+    near = (value(best, FIDELITY) or 0.0) - max(value(attack, FIDELITY) or 0.0 for attack in controlled)
+    behind = f"{_count(steps, 'step')} on {_count(batch, 'record')} each, {n} of {len(client.data)} different ones in all"
     sentences = [f"The proof is valid and the update is the one it speaks about: {behind}."]
-    beyond = recovered - guessed
-    if recovered > guessed:
-        level = "exposed" if beyond >= EXPOSED else "partly exposed" if beyond >= PARTLY else "no leak found"
-        error = min(value(attack, "record_error") or 0.0 for attack in real if value(attack, "records_recovered") == recovered)
-        floor = min(value(attack, "record_error") or 0.0 for attack in attacks if attack["role"] == "control")
+    beyond = max(recovered - guessed, near)
+    leaks = beyond >= PARTLY or recovered > guessed  # one whole record of many is a leak, however small its share
+    level = "exposed" if beyond >= EXPOSED else "partly exposed" if leaks else "no leak found"
+    if leaks:
+        floor = min(value(attack, "record_error") or 0.0 for attack in controlled)
         sentences.append(
-            f"{best['name']} recovered {round(recovered * n)} of {n}; of what it guessed the error is {error:.2g}, "
-            f"that of the best guess without the update {floor:.2g}."
+            f"{best['name']} recovered {round(recovered * n)} of {n}; of what it guessed the error is "
+            f"{value(best, 'record_error') or 0.0:.2g}, that of the best guess without the update {floor:.2g}."
         )
     else:
-        level = "no leak found"
-        sentences.append(f"No attack that ran recovered a record beyond what is guessed without the update ({guessed:.0%}).")
+        sentences.append("No attack that ran comes nearer to the records than guesses without the update.")
     if n - round(recovered * n):
         sentences.append(f"{n - round(recovered * n)} of {n} records were not recovered by any single attack in this audit.")
     sentences += [f"{attack['name']} did not run: {attack['error']}." for attack in attacks if attack.get("error")]
     helps = [row["name"] for row in result["defences"][1:] if row["adaptive"]["value"] <= row["undefended"] / 2]
-    if recovered > guessed:
+    if leaks:
         told = f"these defences help most: {', '.join(helps[:4])}" if helps else "none of the defences tried halves it"
         sentences.append(f"Against an attacker who adapts, {told}.")
     return {"level": level, "sentences": sentences}

@@ -55,7 +55,8 @@ def default_defences(client: Client) -> tuple[str, ...]:
 
 def measured_defences(client: Client, texts: Sequence[str], progress: Progress = silent) -> list[dict[str, Any]]:
     """One dictionary a defence, for the report, "none" first. AuditError for a defence that no such client can have."""
-    results, losses, anew = [], [], []
+    results: list[DefenceResult] = []
+    losses, anew = [], []
     defences = [NONE, *(defence for defence in map(parse, texts) if defence.name != NONE.name)]
     for number, defence in enumerate(defences):
         progress(f"defence {defence.name}", number / len(defences))
@@ -68,7 +69,8 @@ def measured_defences(client: Client, texts: Sequence[str], progress: Progress =
             guessed = controls.marginal(client.data, one.seen.records, seed)
             for name, found in (("static", _claims(Ratios(), one.seen)), ("adaptive", adaptive(one.seen)), ("chance", guessed)):
                 scores[name].append(scorer.fidelity(found.records))
-        result = DefenceResult(defence.name, *(tuple(scores[name]) for name in ("static", "adaptive", "chance")))
+        static, adapted, chance = (tuple(scores[name]) for name in ("static", "adaptive", "chance"))
+        result = DefenceResult(defence.name, static, adapted, chance)
         results.append(replace(result, static_only=bool(results) and static_only(results[0], result)))
         losses.append(sum(_loss(one) for one in trials) / len(trials))
         anew.append(trials[0].trained_anew)
@@ -106,7 +108,9 @@ def adaptive(seen: Seen) -> Found:
     try:
         return QUICK.run(seen, near=[] if rough is None else [rough])
     except AuditError:  # more records or steps than matching is run for
-        return found if found.claimed else Found(guesses(seen))
+        if found.claimed or not bool(seen.update[0][-1].any()):
+            return found
+        return Found(guesses(seen))
 
 
 def _claims(attack: Ratios | SparseFactors, seen: Seen) -> Found:

@@ -103,7 +103,8 @@ class SparseFactors:
 
 
 def _orthonormal(rows: Tensor) -> Tensor:
-    return torch.linalg.svd(rows, full_matrices=False)[2]
+    rotated: Tensor = torch.linalg.svd(rows, full_matrices=False)[2]
+    return rotated
 
 
 def _sparse(rows: Tensor, draws: int, zero: float, generator: torch.Generator) -> Tensor:
@@ -149,6 +150,6 @@ def _independent(candidates: Tensor, n: int, attempt: int, generator: torch.Gene
 
 def _records(moved: Tensor, factors: Tensor) -> Tensor:
     """The records (n, d) that go with these errors (n, h)."""
-    found = (moved @ torch.linalg.pinv(factors)).T
+    found: Tensor = (moved @ torch.linalg.pinv(factors)).T
     scale = found[:, -1:]
     return found[:, :-1] / torch.where(scale.abs() < 1e-300, torch.full_like(scale, torch.inf), scale)

@@ -37,7 +37,7 @@ def measured(seen: Seen) -> dict[str, Any]:
             tensors.append(
                 {"name": f"{2 * j}.{part}", "shape": shape, "kind": part, "explanation": why, "capacity": rank},
             )
-    capacity = groups[0]["capacity"]
+    capacity = min(seen.inputs, seen.start[0].shape[1])
     verdict, reason = _verdict(n, capacity)
     return {
         "records": n,

@@ -33,7 +33,8 @@ class Scorer:
         of = torch.full((len(self.records),), -1)
         if len(guesses):
             apart = torch.cdist(self.records, guesses, compute_mode="donot_use_mm_for_euclid_dist") / self.unit
-            rows, columns = map(torch.from_numpy, linear_sum_assignment(apart.nan_to_num(1e12).numpy()))
+            apart = apart.nan_to_num(nan=torch.inf, posinf=torch.inf)
+            rows, columns = map(torch.from_numpy, linear_sum_assignment(apart.clamp_max(1e12).numpy()))
             error[rows], of[rows] = apart[rows, columns], columns
         return error, of
 

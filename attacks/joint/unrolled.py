@@ -101,7 +101,7 @@ class UnrolledMatching:
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
         return assigned(slots, logits.detach().softmax(1).nan_to_num(0.0))
 
 
