@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from zkaudit.cli.bench import sizes
-from zkaudit.zk.block import Block
-from zkaudit.zk.block import padded
+from zkaudit.zk.block import Block, padded
 from zkaudit.zk.layout import Layout, table_bits
 
 LARGEST_GROUP = 13  # points that share a table of subset sums: its 2^13 entries still fit the cache

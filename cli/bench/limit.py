@@ -18,9 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from zkaudit.cli.bench import additions, sizes
-from zkaudit.zk.block import Block
+from zkaudit.zk.block import Block, padded
 from zkaudit.zk.gathered import LEAST_HIGHS, LEAST_LOWS, ROUNDS
-from zkaudit.zk.block import padded
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.leaves import RUN, WRITTEN
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zkaudit.cli import device, threads
+from zkaudit.cli.bench import method
 from zkaudit.cli.bench.machine import machine
 from zkaudit.cli.bench.output import add_json_option, bytes_text, check_writable, seconds_text, write_json
 from zkaudit.cli.bench.process import Worker
-from zkaudit.cli.bench.shape import DIGITS, Shape, widths_of
+from zkaudit.cli.bench.shape import DIGITS, METHODS, Shape, widths_of
 from zkaudit.cli.command import Command
 from zkaudit.cli.outcome import DONE
 from zkaudit.cli.progress import ProgressBar
@@ -31,6 +32,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
     shape = _shape(arguments)
     check_writable(arguments.json)
+    if arguments.method is not None:
+        compared = method.compare(shape, arguments.threads or os.cpu_count() or 1, arguments.device)
+        for line in method.lines(compared):
+            print(line)
+        write_json(arguments.json, compared)
+        return DONE
     result = measure(shape, arguments.threads or os.cpu_count() or 1, arguments.device)
     for line in _lines(result):
         print(line)
@@ -129,7 +136,12 @@ def _shape(arguments: argparse.Namespace) -> Shape:
         raise BadInput("--layers needs --parameters, or name the network with --widths")
     if parameters is not None:
         widths = widths_of(parameters, layers or DEFAULT_LAYERS)
-    return Shape(widths or DIGITS, arguments.batch, arguments.steps, arguments.loss, arguments.segment_steps, arguments.rows)
+    if arguments.method is None and arguments.rank is not None:
+        raise BadInput("--rank is of GaLore or LoRA: name one with --method")
+    return Shape(
+        widths or DIGITS, arguments.batch, arguments.steps, arguments.loss, arguments.segment_steps, arguments.rows,
+        arguments.method or "sgd", arguments.rank or 8,
+    )  # fmt: skip
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
@@ -179,6 +191,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, metavar="T", default=100, help="steps to train and prove (default: 100)")
     parser.add_argument("--rows", type=positive, metavar="N", help="rows of random data (default: two batches, at least 256)")
     parser.add_argument("--loss", choices=tuple(LOSS_NAMES), default="cross_entropy", help="(default: cross_entropy)")
+    parser.add_argument("--method", choices=METHODS, help="measure this method's updates beside plain SGD's, in turns")
+    parser.add_argument("--rank", type=positive, metavar="R", help="of GaLore or LoRA (default: 8)")
     parser.add_argument("--segment-steps", type=positive, metavar="N", help="steps in a segment (default: what memory allows)")
     threads.add_option(parser)
     device.add_option(parser)
@@ -189,6 +203,7 @@ EXAMPLES = """\
 examples:
   zkaudit bench prove                                                   # digits, 64-128-64-10, 100 steps
   zkaudit bench prove --parameters 10000000 --layers 8 --steps 64 --json ten-million.json
+  zkaudit bench prove --method galore --rank 64                         # beside plain SGD, both proved in turns
   zkaudit bench prove --widths 100,300,300,10 --batch 32 --steps 16 --loss square
 
 The rule: 10 outputs; hidden layers equally wide, the largest power of two that leaves at least as many inputs; the inputs

@@ -19,6 +19,7 @@ OUTPUTS = 10
 INPUT_MULTIPLE = 64
 LARGEST_INPUT = 1 << 16
 LARGEST_VALUE = 4  # random inputs are clipped to it
+METHODS = ("galore", "fp8", "lora")
 UPDATE_BITS = 12  # of the default fixed-point widths 8, 12 and 32: rates are multiples of batch / 2^12
 
 
@@ -32,6 +33,8 @@ class Shape:
     loss: str
     segment_steps: int | None = None
     rows: int | None = None
+    method: str = "sgd"  # or one of METHODS
+    rank: int = 8  # of GaLore and LoRA
 
     @property
     def parameters(self) -> int:
@@ -97,10 +100,18 @@ def run_of(shape: Shape) -> tuple[RunConfig, Dataset, nn.Sequential | None]:
     """Configuration, data and start model (None for the trainer's own); loads torch."""
     from zkaudit.training.config import DataConfig, FixedPoint, ModelConfig, RunConfig, TrainingConfig
     from zkaudit.training.data import load
+    from zkaudit.training.method_config import GaLoreConfig, LoRAConfig
 
     source = DataConfig("digits", 0.25)
-    training = TrainingConfig(shape.loss, shape.batch, shape.steps, (shape.learning_rate,) * shape.steps, "benchmark")
-    config = RunConfig(source, ModelConfig(shape.widths[1:-1]), training, FixedPoint(8, 12, 32))
+    rate = 0.01 if shape.method == "galore" else shape.learning_rate  # Adam's
+    method, precision = ("sgd", "fp8") if shape.method == "fp8" else (shape.method, "fixed")
+    rates = (rate,) * shape.steps
+    training = TrainingConfig(shape.loss, shape.batch, shape.steps, rates, "benchmark", method, precision)
+    config = RunConfig(
+        source, ModelConfig(shape.widths[1:-1]), training, FixedPoint(8, 12, 32),
+        GaLoreConfig(shape.rank, gap=min(50, shape.steps), scale=1.0, projection_bits=12) if shape.method == "galore" else None,
+        LoRAConfig(shape.rank) if shape.method == "lora" else None,
+    )  # fmt: skip
     if shape.on_digits:
         return config, load(source), None
     return config, _random_data(shape), _random_model(shape.widths)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from zkaudit.zk.block import Block
-from zkaudit.zk.block import padded
+from zkaudit.zk.block import Block, padded
 from zkaudit.zk.layout import Layout, table_bits
 
 
