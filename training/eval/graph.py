@@ -213,7 +213,8 @@ def _scale(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 def _standardised(values: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
     mean, deviation = _scale(values[rows])
-    return (values - mean) / deviation
+    found: NDArray[Any] = (values - mean) / deviation
+    return found
 
 
 class RandomEncoder:

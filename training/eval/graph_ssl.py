@@ -104,7 +104,7 @@ class GraphBarlowTwins:
         part = self._part()
         views = [self.encoder(*self.augmentation.view(part, self.generator)) for _ in range(2)]
         self.optimizer.zero_grad()
-        barlow_twins(*views).backward()
+        torch.autograd.backward(barlow_twins(*views))
         self.optimizer.step()
         self.steps += 1
 

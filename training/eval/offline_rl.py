@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -77,7 +78,7 @@ class OfflineData:
     def __post_init__(self) -> None:
         for each in fields(self):
             kind = np.bool_ if each.name in ("terminals", "timeouts") else np.float64
-            values = np.ascontiguousarray(getattr(self, each.name)).astype(kind)
+            values: NDArray[Any] = np.ascontiguousarray(getattr(self, each.name)).astype(kind)
             if len(values) != len(self.rewards) or len(values) == 0:
                 raise TrainingError(
                     f"{each.name} has {len(values)} steps and rewards {len(self.rewards)}: need the same, not 0"
@@ -223,7 +224,7 @@ def from_episodes(episodes: Iterable[Any]) -> OfflineData:
 def load_minari(name: str) -> tuple[OfflineData, Reference | None]:
     """A data set that Minari has on this machine, and its reference returns if it has them. TrainingError without Minari."""
     try:
-        import minari
+        minari: Any = import_module("minari")
     except ImportError:
         raise TrainingError(f"data set {name!r} needs the package minari, which is not installed") from None
     dataset = minari.load_dataset(name)

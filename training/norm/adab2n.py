@@ -132,11 +132,11 @@ class AdaB2N(_BatchNorm):
 
 def eta(batch: int, momentum: float, kappa: float) -> float:
     """How far the running statistics move at batch number `batch`, from 1."""
-    q = (1 - momentum) ** kappa
+    q: float = (1 - momentum) ** kappa
     if q == 1:
         return 1 / batch
     power = float(q ** (batch - 1))
-    return 1 / ((1 - power) / (1 - q) + power / momentum**kappa)
+    return 1 / ((1 - power) / (1 - q) + power / float(momentum**kappa))
 
 
 @contextmanager

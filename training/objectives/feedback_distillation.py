@@ -30,7 +30,7 @@ METHOD = Method(
     changes=("model",),
     effect="The pruned video model of 0.7B is first on VBench, after training on four GPUs.",
     library="",
-    provable="Squared error to committed outputs of the teacher is a product; a reward is a network to be proved too.",
+    provable="Squared error to committed outputs of the teacher is in the relations; a reward is a network to be proved too.",
     server_sees="The student's gradient holds the teacher's answers on private data: who has the teacher can match inputs.",
     use=(
         "from zkaudit.training.objectives.feedback_distillation import FeedbackDistillation, Reward\n"

@@ -36,7 +36,7 @@ METHOD = Method(
     changes=("model", "batch"),
     effect="Where training on rotated images with their own label loses accuracy, joint labels gain it, in all settings tried.",
     library="",
-    provable="M times the rows of a step; versions are permutations of a row's pixels, and labels are public arithmetic.",
+    provable="An ordinary step of M times the rows; versions are permutations of a row's pixels, labels public arithmetic.",
     server_sees="The gradient of M linked versions of each record, and a last layer of C M rows: easier to invert, not harder.",
     use=(
         "from zkaudit.training.objectives.sla import LabelAugmentation, rotations\n"

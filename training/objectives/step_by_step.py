@@ -31,7 +31,7 @@ METHOD = Method(
     changes=("model",),
     effect="T5 of 770M does better than PaLM of 540B on ANLI, with 80% of the labelled data.",
     library="",
-    provable="Two passes a step with a public alpha; cross entropy over a vocabulary is not among the relations yet.",
+    provable="Two passes a step with a public alpha: cross entropy is in the relations, a transformer's layers are not.",
     server_sees="Gradients of each record twice, the second time in the teacher's words: more to read a private input from.",
     use=(
         "from zkaudit.training.objectives.step_by_step import TwoTasks, collate\n"
