@@ -257,6 +257,16 @@ def test_a_file_that_is_no_audit_is_one_line(text: str, run: Proved, tmp_path: P
     assert_refused(command("attest", run.proof, "--audit", tmp_path / "r.json", "--out", tmp_path / "s.json"), 2, "r.json")
 
 
+def test_a_proof_of_lora_is_attested_with_its_method_and_adapters(tmp_path: Path) -> None:
+    made = tiny(tmp_path / "lora", 2, 2, method='method = "lora"\n[lora]\nrank = 2\nalpha = 3\nlayers = [1, 2]\n')
+    succeed("reveal", made.run, "--what", "end-weights", "--out", made.run.parent / "opening")
+    succeed("attest", made.proof, *model_of(made), "--out", tmp_path / "s.json")
+    (statement,) = json.loads((tmp_path / "s.json").read_text())["predicate"]["statements"]
+    assert statement["lora"] == json.loads(succeed("inspect", made.proof, "--json"))["statement"]["lora"]
+    succeed("attest", "--check", tmp_path / "s.json", made.proof, *model_of(made))
+    assert_refused(command("audit", made.run, "--proof", made.proof, "--out", tmp_path / "audit"), 2, "lora")
+
+
 def test_options_that_do_not_go_together_are_one_line(run: Proved, tmp_path: Path) -> None:
     assert_refused(command("attest", run.proof), 2, "--out")
     assert_refused(command("attest", tmp_path / "none.zkp", "--out", tmp_path / "s.json"), 2, "none.zkp")

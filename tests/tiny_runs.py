@@ -62,13 +62,13 @@ def assert_refused(done: Outcome, code: int, *words: str) -> None:
         assert word in done.err
 
 
-def tiny(folder: Path, batch: int, steps: int, seed: str = "tiny", loss: str = "cross_entropy", *options: str) -> Proved:
-    """A run in a folder, with its proof."""
+def tiny(folder: Path, batch: int, steps: int, seed: str = "tiny", loss: str = "cross_entropy", method: str = "") -> Proved:
+    """A run in a folder, with its proof; `method` is what more the configuration says of the training."""
     folder.mkdir(exist_ok=True)
     random = np.random.default_rng(7)
     np.savez(folder / "set.npz", X=random.normal(size=(32, 4)), y=np.arange(32) % 2)
     made = Proved(folder / "config.toml", folder / "run", folder / "proof.zkp")
-    made.config.write_text(CONFIG.format(batch=batch, steps=steps, seed=seed, loss=loss))
+    made.config.write_text(CONFIG.format(batch=batch, steps=steps, seed=seed, loss=loss) + method)
     succeed("train", made.config, "--out", made.run)
-    succeed("prove", made.run, "--out", made.proof, *options)
+    succeed("prove", made.run, "--out", made.proof)
     return made
