@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,7 +142,7 @@ def test_a_hidden_chain_is_proved_and_verified(name: str, steps: int, segments: 
     assert len(files) == segments
     assert succeed("verify", out).startswith("VALID")
     statements = [proof_file.read(file).statement for file in files]
-    for before, after in zip(statements, statements[1:], strict=False):
+    for before, after in itertools.pairwise(statements):
         check_succession(before, after)
         assert after.start == before.end != before.start
         assert after.data == before.data
