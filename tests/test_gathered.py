@@ -77,9 +77,21 @@ def test_products_from_small_integers_send_what_written_tables_send(highs: int, 
     assert messages([sumcheck.Products(factors, terms)], challenges) == messages([fast], challenges)
 
 
-@pytest.mark.parametrize(
-    ("left", "right"), [(LEFT, Form(0, ((1, "wide"),))), (Form(0, ((1, "p"),)), RIGHTS[0]), (Form(2, ()), LEFT)]
-)
+@pytest.mark.parametrize("left", [Form(-(1 << 15), ((1, "p"),)), Form(3, ((1, "g"),)), Form(1 << 15, ((-1, "p"),))])
+def test_products_of_two_16_bit_factors_send_what_written_tables_send(left: Form) -> None:
+    held = tables(32, 512)
+    parts = [WeightedProduct(left, [weight(32, 512) for _ in range(2)]), WeightedProduct(RIGHTS[1], [weight(32, 512)])]
+    fast = product_sum(left, parts, (32, 512), held)
+    assert isinstance(fast, ProductSum)
+    factors, terms = [written(left, held)], []
+    for part in parts:
+        terms.append((0, len(factors), len(factors) + 1))
+        factors += [spread(list(part.weights)), written(part.right, held)]
+    challenges = [number() for _ in range(fast.variables)]
+    assert messages([sumcheck.Products(factors, terms)], challenges) == messages([fast], challenges)
+
+
+@pytest.mark.parametrize(("left", "right"), [(LEFT, Form(0, ((1, "wide"),))), (Form(2, ()), LEFT)])
 def test_products_of_other_integers_are_written_out(left: Form, right: Form) -> None:
     held = tables(32, 512)
     part = WeightedProduct(right, [weight(32, 512)])

@@ -188,7 +188,7 @@ def product_sum(
     left: Form, parts: Sequence[WeightedProduct], shape: tuple[int, int], tables: Mapping[str, Any]
 ) -> sumcheck.Sum:
     """The sum as it is made fastest; with tables written out where they are small or their integers are not."""
-    if is_wide(*shape) and _is_narrow(left, tables, 1) and all(_is_narrow(part.right, tables, 2) for part in parts):
+    if is_wide(*shape) and all(_is_narrow(form, tables) for form in (left, *(part.right for part in parts))):
         return ProductSum(left, parts, tables)
     written = [_written(left, shape, tables)]
     terms: list[tuple[int, ...]] = []
@@ -219,12 +219,12 @@ def _written(form: Form, shape: tuple[int, int], tables: Mapping[str, Any]) -> A
     return field.affine(form.constant, [(c, contiguous(tables[name]).reshape(-1)) for c, name in form.terms], size)
 
 
-def _is_narrow(form: Form, tables: Mapping[str, Any], most_bytes: int) -> bool:
-    """Whether the form is a small constant plus or minus one table of so many bytes an entry."""
+def _is_narrow(form: Form, tables: Mapping[str, Any]) -> bool:
+    """Whether the form is a small constant plus or minus one table of 8 or 16 bits an entry."""
     if len(form.terms) != 1 or form.terms[0][0] not in (1, -1) or abs(form.constant) > 1 << 16:
         return False
     kind: np.dtype[Any] = tables[form.terms[0][1]].dtype
-    return kind.kind == "u" and kind.itemsize <= most_bytes
+    return kind.kind == "u" and kind.itemsize <= 2
 
 
 def _ternary(left: Form, part: WeightedProduct, tables: Mapping[str, Any]) -> Array:

@@ -6,23 +6,30 @@
 
 namespace zkaudit {
 
-/// The forms are scale x + offset, scale 1 or -1 and offset below 2^16 in size; left has 8 bits, right 16.
-inline void ternary_sums(const Small& left, int64_t left_scale, int64_t left_offset, const Small& right, int64_t right_scale,
+/// The forms are scale x + offset, scale 1 or -1 and offset below 2^16 in size; left has 8 or 16 bits, right 16.
+template <class T>
+void ternary_sums_of(const Small& left, int64_t left_scale, int64_t left_offset, const Small& right, int64_t right_scale,
                          int64_t right_offset, const Input& weights, int64_t weight_count, const Output& out) {
     const int64_t highs = count(weights) / weight_count, lows = static_cast<int64_t>(left.size()) / highs, groups = lows / 8;
     std::vector<Scalar> corrections(weight_count);
-    using Kernel = TernarySums<uint8_t, uint16_t>;
+    using Kernel = TernarySums<T, uint16_t>;
     const std::vector<Scalar> lifted_weights = all_lifted<Kernel::digits>(elements(weights), count(weights));
     for (int64_t k = 0; k < weight_count; ++k) {
         corrections[k] = Scalar::from_u64(Kernel::bias) * total_of(elements(weights) + k * highs, highs);
     }
-    const Kernel kernel{static_cast<const uint8_t*>(left.data()), static_cast<const uint16_t*>(right.data()),
+    const Kernel kernel{static_cast<const T*>(left.data()), static_cast<const uint16_t*>(right.data()),
                         static_cast<uint64_t>(left_scale), static_cast<uint64_t>(left_offset), static_cast<uint64_t>(right_scale),
                         static_cast<uint64_t>(right_offset), lifted_weights.data(), corrections.data(), elements(out), weight_count, highs, lows};
     for_jobs(groups / lane_width<Lane>, highs * lows, [&](int64_t i) {
-        std::vector<Kernel::Sum<Lane>> sums(ternary_points * weight_count);
-        kernel.lane<Lane>(i * lane_width<Lane>, sums.data());
+        std::vector<typename Kernel::template Sum<Lane>> sums(ternary_points * weight_count);
+        kernel.template lane<Lane>(i * lane_width<Lane>, sums.data());
     });
+}
+
+inline void ternary_sums(const Small& left, int64_t left_scale, int64_t left_offset, const Small& right, int64_t right_scale,
+                         int64_t right_offset, const Input& weights, int64_t weight_count, const Output& out) {
+    const auto sums = kind_of(left) == SmallKind::u8 ? ternary_sums_of<uint8_t> : ternary_sums_of<uint16_t>;
+    sums(left, left_scale, left_offset, right, right_scale, right_offset, weights, weight_count, out);
 }
 
 /// The form scale x + offset with its first three variables bound; chi: their eight weights.

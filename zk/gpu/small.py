@@ -101,7 +101,7 @@ def ternary_sums(
     partial = m.empty((27 * number * groups, slices, 4))
     lifted = m.put(field.mul(weights, 1 << 104))
     fields = (m.put(left), m.put(right), left_scale, left_offset, right_scale, right_offset)
-    run(m, "ternary", 3 * number * groups * slices, *fields, lifted, partial, number, highs, lows, slices)
+    run(m, f"ternary_{left.dtype}", 3 * number * groups * slices, *fields, lifted, partial, number, highs, lows, slices)
     totals = [field.total(weights.reshape(-1, 4)[k * highs : (k + 1) * highs]) for k in range(number)]
     corrections = m.put(field.from_ints([TERNARY_BIAS * x for x in totals]))
     run(m, "join_segments", 27 * number * groups, partial, corrections, out, groups, number, slices)
