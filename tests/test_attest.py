@@ -148,6 +148,13 @@ def other_model(model: Path, out: Path) -> None:
         save_file(tensors, out, file.metadata())
 
 
+def test_a_model_with_one_more_tensor_beside_the_proved_ones_is_not_attested(run: Proved, tmp_path: Path) -> None:
+    tensors = load_file(run.run / "model.safetensors")
+    save_file({**tensors, "end.scale": tensors["end.0.bias"]}, tmp_path / "m.safetensors")
+    given = ["--model", tmp_path / "m.safetensors", "--opening", run.run.parent / "opening"]
+    assert_refused(command("attest", run.proof, *given, "--out", tmp_path / "s.json"), 1, "more tensors")
+
+
 def test_an_opening_of_the_start_weights_is_not_of_the_model(run: Proved, tmp_path: Path) -> None:
     succeed("reveal", run.run, "--what", "start-weights", "--out", tmp_path / "start")
     given = ["--model", run.run / "model.safetensors", "--opening", tmp_path / "start"]

@@ -17,6 +17,7 @@ from typing import Any
 
 from zkaudit.zk import opening, proof_file, verifier
 from zkaudit.zk.errors import BadInput, InvalidProof, NotBound
+from zkaudit.zk.layout import Layout
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://zkaudit.example/training/v1"  # a name, not an address: .example never resolves (RFC 2606)
@@ -112,6 +113,13 @@ def _require_end_weights(proof: Path, end: bytes, model: Path, opened_by: Path) 
         opening.check_model(proof, model, opened_by)
     except InvalidProof as error:
         raise NotBound(str(error)) from None
+    from safetensors import safe_open  # an extra, which the check above has asked for
+
+    layout = Layout(proof_file.read(proof).statement)
+    with safe_open(model, framework="np") as file:
+        names = list(file.keys())
+    if sum(name.startswith(TENSORS) for name in names) != sum(1 + layout.matrices[m].has_bias for m in layout.trained):
+        raise NotBound(f"{model} holds more tensors called '{TENSORS}*' than the proof speaks about")
 
 
 def _audit(path: Path, proofs: Sequence[str]) -> Json:

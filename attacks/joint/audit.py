@@ -118,7 +118,7 @@ def _verdict(client: Client, result: Mapping[str, Any]) -> dict[str, Any]:
     n = seen.records
     real = [attack for attack in attacks if attack["role"] == "attack" and attack.get("metrics")]
     controlled = [attack for attack in attacks if attack["role"] == "control"]
-    best = max(real, key=lambda attack: (value(attack, RECOVERED), value(attack, FIDELITY)), default={})
+    best: dict[str, Any] = max(real, key=lambda attack: (value(attack, RECOVERED), value(attack, FIDELITY)), default={})
     recovered, guessed = value(best, RECOVERED) or 0.0, max(value(attack, RECOVERED) or 0.0 for attack in controlled)
     near = (value(best, FIDELITY) or 0.0) - max(value(attack, FIDELITY) or 0.0 for attack in controlled)
     behind = f"{_count(steps, 'step')} on {_count(batch, 'record')} each, {n} of {len(client.data)} different ones in all"
