@@ -13,6 +13,7 @@ from torch import Tensor
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.joint.network import Weights
 
+SAMPLER = "sampler"  # how a statement's batches are chosen: no other training
 GRID_RANGE = 1 << 15  # inputs lie below it in size, in units of the grid
 
 
@@ -71,7 +72,7 @@ class Client:
         """From the integers of a run and its statements; AuditError for a training method that is not plain SGD."""
         statements = handed["statements"]
         first = statements[0]
-        methods = [name for name, value in first.items() if isinstance(value, dict)]
+        methods = [name for name, value in first.items() if isinstance(value, dict) and name != SAMPLER]
         if methods:
             raise AuditError(f"a joint audit is of plain SGD; the statement's training uses {', '.join(methods)}")
         weight, grid = 2.0 ** -first["weight_bits"], 2.0 ** -first["activation_bits"]
