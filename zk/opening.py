@@ -24,7 +24,7 @@ from zkaudit.zk.field import MODULUS, Array
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.statement import POINT_BYTES
 from zkaudit.zk.trace import read_trace
-from zkaudit.zk.witness import narrow, weight_tables
+from zkaudit.zk.witness import narrow, trained_tables
 
 FORMAT = "zkaudit-opening"
 VERSION = 2
@@ -132,7 +132,7 @@ def check_model(proof_path: Path, model_path: Path, opening_path: Path) -> None:
         raise InvalidProof(f"{opening_path} opens neither the end nor the start weights of {proof_path}")
     layout = Layout(statement)
     weights = _read_model(model_path, which, layout)
-    tables = weight_tables(layout, which, weights)
+    tables = trained_tables(layout, which, weights)
     if not opens(opening, layout.weights(which), tables, statement.columns):
         raise InvalidProof(f"{model_path} does not hold the {which} weights that the proof commits to")
 

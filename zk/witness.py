@@ -184,10 +184,15 @@ def weight_tables(layout: Layout, name: str, weights: Sequence[Integers], place:
     """What a start or end commitment called `name` holds, made at `place`: the trained matrices, (rows, columns) with the bias
     row last, then GaLore's moments, (kept units, rank) each."""
     trained = len(layout.trained)
-    tables = _matrix_tables(layout, name, layout.trained, weights[:trained], place)
+    tables = trained_tables(layout, name, weights[:trained], place)
     for block, values in zip(galore.state_blocks(layout.statement, name), weights[trained:], strict=True):
         tables[block.name] = placed(layout, block.name, place.put(values))
     return tables
+
+
+def trained_tables(layout: Layout, name: str, matrices: Sequence[Integers], place: Place = HOST) -> dict[str, Any]:
+    """The trained matrices alone, as the blocks called `name`."""
+    return _matrix_tables(layout, name, layout.trained, matrices, place)
 
 
 def _matrix_tables(
