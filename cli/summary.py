@@ -29,9 +29,30 @@ def run_lines(statements: Sequence[Mapping[str, Any]]) -> list[str]:
         named_line("network", f"{'-'.join(map(str, statement['widths']))}, {LOSS_NAMES[statement['loss']]}"),
         named_line("data", f"{statement['rows']} rows, commitment {statement['data_commitment'][:16]}..."),
         named_line("batches", f"{statement['batch']} rows each, drawn by the public seed {statement['seed']!r}"),
+        *_method_lines(statement),
         named_line("learning rate", _rate_text(rates)),
         named_line("fixed point", ", ".join(f"{kind} {statement[f'{kind}_bits']} bits" for kind in FRACTIONS)),
     ]
+
+
+def _method_lines(statement: Mapping[str, Any]) -> list[str]:
+    """What is not plain SGD."""
+    lines = []
+    if galore := statement.get("galore"):
+        basis = "orthonormal bases" if galore["basis"] == "svd" else "random bases of the seed"
+        what = f"{galore['optimizer']}, ranks {_numbers(galore['ranks'])}, {basis}, every {galore['gap']} steps"
+        lines.append(named_line("GaLore", what))
+    if lora := statement.get("lora"):
+        lines.append(named_line("LoRA", f"ranks {_numbers(lora['ranks'])}, other weights frozen"))
+    if fp8 := statement.get("fp8"):
+        scales = f"2^({_numbers(fp8['activation_exponents'])}) and 2^({_numbers(fp8['gradient_exponents'])})"
+        lines.append(named_line("FP8", f"activations e4m3, gradients {fp8['gradient_format']}, scales {scales}"))
+    return lines
+
+
+def _numbers(values: Sequence[int]) -> str:
+    """One number where all are the same."""
+    return ", ".join(map(str, values if len(set(values)) > 1 else values[:1]))
 
 
 def _rate_text(rates: list[float]) -> str:
