@@ -158,13 +158,13 @@ def counting(rows: int, largest: int, seed: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "labels": labels}
 
 
-def small_gpt2(seed: int, vocabulary: int, length: int, width: int = 32, layers: int = 2) -> nn.Module:
+def small_gpt2(seed: int, vocabulary: int, length: int, width: int = 32, layers: int = 2, spread: float = 0.02) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
     sizes = {"n_embd": width, "n_layer": layers, "n_head": 2, "n_positions": length, "vocab_size": vocabulary}
     no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    return GPT2LMHeadModel(GPT2Config(**sizes, **no_dropout, bos_token_id=0, eos_token_id=0))
+    return GPT2LMHeadModel(GPT2Config(**sizes, **no_dropout, initializer_range=spread, bos_token_id=0, eos_token_id=0))
 
 
 @cache
