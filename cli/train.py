@@ -24,8 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Loads torch, which no other command needs.
     from zkaudit.training import config, fixedpoint
     from zkaudit.training.fixedpoint import device
-    from zkaudit.zk import prover
-    from zkaudit.zk.statement import batch_rows
+    from zkaudit.zk import prover, sampling
 
     started = time.perf_counter()
     folder: Path = arguments.out
@@ -37,14 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{folder}: this run is complete")
         return DONE
     _show_rates(settings)
-    seed = prover.commit_start(folder)
-    batches = batch_rows(seed, prepared.rows, settings.training.batch, 0, settings.training.steps)
+    statement = prover.state_start(folder)
     with ProgressBar() as progress:
 
         def report(done: int, steps: int) -> None:
             progress(f"training, step {done} of {steps}", done / steps)
 
-        result = prepared.train(batches, report, place, seed)
+        result = prepared.train(sampling.batches(statement), report, place, bytes.fromhex(statement.batch_seed))
     fixedpoint.write_model(model, result.start, result.end, settings.fixed_point, result.frozen)
     _write_metrics(metrics, settings, prepared, result, time.perf_counter() - started)
     print(f"{folder}: {settings.training.steps} steps in {time.perf_counter() - started:.1f} s on {device.description(place)}")

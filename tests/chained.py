@@ -13,7 +13,8 @@ from zkaudit.zk.engine.job import prove_segment
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.opening import Opening
 from zkaudit.zk.proof_file import ProofFile
-from zkaudit.zk.statement import Statement, batch_rows, derive_batch_seed, end_bound
+from zkaudit.zk.sampling import batch_rows
+from zkaudit.zk.statement import Statement, derive_batch_seed, end_bound
 from zkaudit.zk.testing.segments import MemoryTrace, end_weights, trained, witness_of
 from zkaudit.zk.witness import data_tables, weight_tables
 

@@ -17,7 +17,8 @@ from zkaudit.zk.circuit.arithmetic import split
 from zkaudit.zk.circuit.galore import SECOND_BITS, Projected
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.methods import FP8, GaLore, LoRA
-from zkaudit.zk.statement import Statement, batch_rows, check, end_bound
+from zkaudit.zk.sampling import batch_rows
+from zkaudit.zk.statement import Statement, check, end_bound
 from zkaudit.zk.testing.segments import MemoryTrace, Tamper, example, statement_of
 from zkaudit.zk.witness import Witness, placed, segment_witness, weight_tables
 

@@ -15,7 +15,8 @@ from weakened import is_accepted
 from zkaudit.zk import argument, curve, verifier
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.proof_file import ProofFile
-from zkaudit.zk.statement import Statement, batch_rows, derive_batch_seed
+from zkaudit.zk.sampling import batch_rows
+from zkaudit.zk.statement import Statement, derive_batch_seed
 from zkaudit.zk.testing import segments
 from zkaudit.zk.testing.segments import (
     example,
@@ -130,6 +131,6 @@ def test_training_on_other_batches_than_the_seed_s_is_refused(monkeypatch: pytes
         return is_accepted(lambda: verify_in_the_clear(SMALL, witness.tables, proof))
 
     with monkeypatch.context() as patch:
-        patch.setattr(argument, "batch_rows", lambda *given: chosen)
+        patch.setattr(argument, "batches", lambda *given: chosen)
         assert attack()
     assert not attack()

@@ -24,7 +24,8 @@ from zkaudit.training.fixedpoint import train
 from zkaudit.zk import methods
 from zkaudit.zk.circuit.galore import layers
 from zkaudit.zk.methods import FP8, GaLore, LoRA
-from zkaudit.zk.statement import Statement, batch_rows
+from zkaudit.zk.sampling import batch_rows
+from zkaudit.zk.statement import Statement
 from zkaudit.zk.testing.reference_trainer import OutOfRange
 from zkaudit.zk.testing.segments import example, statement_of
 

@@ -21,7 +21,7 @@ from zkaudit.training.mixture.phases import Phase, PhasePlan
 from zkaudit.training.replay import RULES, Difference, replay, view_seeds
 from zkaudit.training.step_file import NAME, StepFile, StepWriter
 from zkaudit.training.steps import RunHeader, StepRecord, derive_seed
-from zkaudit.zk.statement import batch_rows
+from zkaudit.zk.sampling import batch_rows
 
 ROWS, STEPS = 24, 9
 RULE = {"uniform": {"batch": 5}}

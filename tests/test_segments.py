@@ -27,7 +27,8 @@ from zkaudit.zk.layout import Layout
 from zkaudit.zk.opening import load, weights_path
 from zkaudit.zk.proof_file import read
 from zkaudit.zk.prover import commit_start, prove_run
-from zkaudit.zk.statement import Statement, batch_rows, check_succession
+from zkaudit.zk.sampling import batch_rows
+from zkaudit.zk.statement import Statement, check_succession
 from zkaudit.zk.trace import Trace, read_trace
 from zkaudit.zk.witness import segment_witness
 

@@ -14,10 +14,10 @@ from zkaudit.zk.block import limb_bits
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.field import MODULUS
 from zkaudit.zk.layout import Layout, exponential_table
+from zkaudit.zk.sampling import batch_rows
 from zkaudit.zk.statement import (
     LONGEST_HEADER,
     Statement,
-    batch_rows,
     check,
     check_succession,
     derive_batch_seed,

@@ -24,7 +24,8 @@ from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
 from zkaudit.zk.circuit import galore, projection
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.network import Network
-from zkaudit.zk.statement import POINT_BYTES, Statement, batch_rows
+from zkaudit.zk.sampling import batches
+from zkaudit.zk.statement import POINT_BYTES, Statement
 from zkaudit.zk.witness import Witness
 
 DOMAIN = b"zkaudit proof of training v1"
@@ -80,9 +81,7 @@ def prove(statement: Statement, witness: Witness, channel: ProverChannel, phases
 def verify(statement: Statement, channel: VerifierChannel) -> None:
     """Check a proof of `statement`; InvalidProof names the check that failed."""
     layout = Layout(statement)
-    seed = bytes.fromhex(statement.batch_seed)
-    batches = batch_rows(seed, statement.rows, statement.batch, statement.first_step, statement.steps)
-    network = Network(layout, batches)
+    network = Network(layout, batches(statement))
     _absorb(statement, channel)
     channel.receive_commitment(layout.witness, "witness")
     channel.receive_commitment(layout.multiplicities, "multiplicities")

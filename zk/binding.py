@@ -7,17 +7,18 @@ batches follow from the seed, as for the verifier. Source: the binding of Peders
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zkaudit.zk import opening, proof_file, verifier
+from zkaudit.zk import methods, opening, proof_file, verifier
 from zkaudit.zk.block import Block
 from zkaudit.zk.errors import BadInput, InvalidProof, NotBound
 from zkaudit.zk.layout import Layout
-from zkaudit.zk.statement import Statement, batch_rows
+from zkaudit.zk.sampling import batches
+from zkaudit.zk.statement import Statement
 from zkaudit.zk.trace import Integers, Trace, read_trace
 from zkaudit.zk.witness import data_tables, weight_tables
 
@@ -51,8 +52,8 @@ def bind(run: Path, proofs: Sequence[Path]) -> BoundRun:
     layout, end_layout = Layout(first), Layout(last)
     inputs, targets = trace.data()
     start, end = trace.state_before(0)[1], trace.state_before(trace.steps)[1]
-    batches = batch_rows(bytes.fromhex(first.batch_seed), first.rows, first.batch, 0, trace.steps)
-    if not np.array_equal(trace.batches(0, trace.steps), batches):
+    drawn = batches(replace(first, rates=tuple(trace.manifest["learning_rate"])))
+    if not np.array_equal(trace.batches(0, trace.steps), drawn):
         raise NotBound(f"{run} is not what the proof is about: its batches are not those that the proof's seed chooses")
     openings = (
         ("data", opening.data_path(run), first.data, layout.data, lambda: data_tables(layout, inputs, targets)),
@@ -71,7 +72,7 @@ def bind(run: Path, proofs: Sequence[Path]) -> BoundRun:
         "Its end weights, those of the trace and of the model file, open the last statement's end commitment.",
         "Its data open the data commitment, and its batches are those that the public seed chooses.",
     )
-    return BoundRun(start, end, inputs, targets, batches, checks)
+    return BoundRun(start, end, inputs, targets, drawn, checks)
 
 
 def _weights(layout: Layout, which: str, weights: Sequence[Integers]) -> Tables:
@@ -79,10 +80,10 @@ def _weights(layout: Layout, which: str, weights: Sequence[Integers]) -> Tables:
 
 
 def _require_plain(statement: Statement) -> None:
-    """A method of training stands in the statement as an object; nothing else there is one."""
-    methods = [name for name, value in statement.to_json().items() if isinstance(value, dict)]
-    if methods:
-        raise BadInput(f"a run is bound to proofs of plain SGD only; this statement's training uses {', '.join(methods)}")
+    """However its batches are chosen."""
+    used = [name for name in methods.SPECS if getattr(statement, name) is not None]
+    if used:
+        raise BadInput(f"a run is bound to proofs of plain SGD only; this statement's training uses {', '.join(used)}")
 
 
 def _require_same_shape(run: Path, trace: Trace, first: Statement, last: Statement) -> None:

@@ -22,8 +22,15 @@ def commit_start(run: Path, blinder: Blinder | None = None, device: str = "cpu")
 
     Called before training: the batches follow from the returned seed, which nobody can choose once the commitments stand.
     """
-    statement = segments.first_statement(run, read_trace(run / "trace"), blinder or Blinder(), gpu.place(device))
-    return bytes.fromhex(statement.batch_seed)
+    return bytes.fromhex(state_start(run, blinder, device).batch_seed)
+
+
+def state_start(run: Path, blinder: Blinder | None = None, device: str = "cpu") -> Statement:
+    """As `commit_start`, but returns what is stated then: the first segment with all steps, and without end and records.
+
+    `sampling.batches` of it are the batches of the run.
+    """
+    return segments.first_statement(run, read_trace(run / "trace"), blinder or Blinder(), gpu.place(device))
 
 
 def prove_run(

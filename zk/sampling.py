@@ -1,8 +1,7 @@
-"""Rows of each step's batch by public rules beyond uniform epochs: repeated views, and buckets of like lengths.
+"""Rows of each step's batch by public rules: uniform epochs, repeated views, and buckets of like lengths.
 
-Both are functions of a seed and of public integers alone, so that whoever verifies makes the same batches: integer arithmetic,
-SHAKE-256, ties by the lower row. A pass is a fresh order, as in `statement.batch_rows`: rows sorted by 64-bit words of
-SHAKE-256(tag, seed, pass)."""
+All are functions of a seed and of public integers alone, so that whoever verifies makes the same batches: integer arithmetic,
+SHAKE-256, ties by the lower row. A pass is a fresh order: rows sorted by 64-bit words of SHAKE-256(tag, seed, pass)."""
 
 from __future__ import annotations
 
@@ -11,15 +10,45 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zkaudit.zk.errors import BadInput
 
+if TYPE_CHECKING:
+    from zkaudit.zk.statement import Statement
+
 Integers = NDArray[np.int64]
 LARGEST_LENGTH = 1 << 40
 LARGEST_ODDS = 1 << 20
+
+
+def batches(s: Statement) -> Integers:
+    """Data rows of each step of a statement's segment, (steps, batch)."""
+    seed = bytes.fromhex(s.batch_seed)
+    if s.sampler is None:
+        return batch_rows(seed, s.rows, s.batch, s.first_step, s.steps)
+    return s.sampler.drawn(seed, s.rows, s.batch, s.first_step, s.steps)
+
+
+def batch_rows(batch_seed: bytes, rows: int, batch: int, first_step: int, steps: int) -> Integers:
+    """Data rows of each step without a sampler, (steps, batch): an epoch has rows // batch steps and drops what is left over.
+
+    The words that sort an epoch's rows are SHAKE-256(tag, batch_seed, epoch), without the lengths that `shuffled` frames.
+    """
+    per_epoch = rows // batch
+    chosen = np.empty((steps, batch), np.int64)
+    epoch, order = -1, np.empty(0, np.int64)
+    for i in range(steps):
+        at, place = divmod(first_step + i, per_epoch)
+        if at != epoch:
+            epoch = at
+            stream = hashlib.shake_256(b"zkaudit batches" + batch_seed + epoch.to_bytes(8, "little")).digest(8 * rows)
+            order = np.argsort(np.frombuffer(stream, "<u8"), kind="stable").astype(np.int64)
+        chosen[i] = order[place * batch : (place + 1) * batch]
+    return chosen
 
 
 def view_batch_rows(seed: bytes, rows: int, batch: int, first_step: int, steps: int, views: int) -> Integers:
@@ -114,19 +143,22 @@ class LengthBuckets:
 
     def steps(self, first_step: int, steps: int) -> Iterator[tuple[int, int, Integers]]:
         """Cycle (counted through all passes), bucket and rows of each step from `first_step` on."""
-        step, last = first_step, first_step + steps
+        step, last, at, orders = first_step, first_step + steps, -1, dict[int, Integers]()
         while step < last:
             through, within = divmod(step, self.steps_of_a_pass)
+            if through != at:
+                at, orders = through, {}
             part = bisect_right(self._ends, within)
             begun = step - within + (self._ends[part - 1] if part else 0)
-            for offset, drawn in enumerate(self._cycle(through, part), begun):
+            for offset, drawn in enumerate(self._cycle(through, part, orders), begun):
                 if step <= offset < last:
                     yield drawn
                     step = offset + 1
 
-    def _cycle(self, through: int, part: int) -> Iterator[tuple[int, int, Integers]]:
+    def _cycle(self, through: int, part: int, order: dict[int, Integers]) -> Iterator[tuple[int, int, Integers]]:
+        """order: of each bucket that the pass has used so far; more are added."""
         cycle, number = self._cycles[part], through * len(self._cycles) + part
-        left, order = dict(cycle.counts), {}
+        left = dict(cycle.counts)
         words = _words(b"zkaudit bucket draws", self.seed, number, 2 * sum(left.values()))
         for draw in range(sum(left.values())):
             odds = {k: cycle.odds[k] for k, count in left.items() if count}

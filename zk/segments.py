@@ -23,6 +23,7 @@ from zkaudit.zk.errors import BadInput
 from zkaudit.zk.gathered import is_wide
 from zkaudit.zk.layout import Layout, choose_columns
 from zkaudit.zk.opening import Opening, data_path, load, load_or_commit, weights_path
+from zkaudit.zk.records import Records
 from zkaudit.zk.statement import Statement, check, derive_batch_seed, end_bound, first_start_bound
 from zkaudit.zk.trace import Integers, Trace
 from zkaudit.zk.witness import data_tables, segment_witness, weight_tables
@@ -68,11 +69,13 @@ def plan(run: Path, trace: Trace, segment_steps: int | None, blinder: Blinder, p
     if segment_steps is not None and segment_steps < 1:
         raise BadInput("a segment needs at least one step")
     statement = first_statement(run, trace, blinder, place)
-    rates = statement.rates
+    rates, records = statement.rates, Records(run) if trace.has_records else None
     length = _segment_length(statement, segment_steps or _fitting_steps(statement, place))
     statements = []
     for first in range(0, trace.steps, length):
         statement = replace(statement, rates=rates[first : first + length])
+        if records is not None:
+            statement = replace(statement, records=records.head_after(trace.batches(first, statement.steps)))
         end, trace = _end_opening(run, trace, statement, blinder, place)
         statement = replace(statement, end=end.commitment)
         check(statement)
@@ -161,7 +164,7 @@ def _of_trace(trace: Trace) -> Statement:
     return Statement(
         **{name: manifest[name] for name in carried}, widths=trace.widths, first_step=0, rates=tuple(manifest["learning_rate"]),
         batch_seed="0" * 64, columns=8, segment=0, start_bound=1, previous="",
-        galore=trace.galore, lora=trace.lora, fp8=trace.fp8,
+        galore=trace.galore, lora=trace.lora, fp8=trace.fp8, sampler=trace.sampler,
     )  # fmt: skip
 
 

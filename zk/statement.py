@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from zkaudit.zk import methods
+from zkaudit.zk import methods, samplers
 from zkaudit.zk.circuit import fp8
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.field import MODULUS
 from zkaudit.zk.methods import FP8, GaLore, LoRA
+from zkaudit.zk.samplers import Sampler
 
 VERSION = 1
 ACTIVATION_RANGE = 16  # bits of P, of GA' and of the last layer's Z'
@@ -28,8 +27,9 @@ WEIGHT_MARGIN = 3  # start weights lie below 2^(weight_bits + margin)
 LOSSES = ("cross_entropy", "square")
 SIGNED = 1 << (ACTIVATION_RANGE - 1)  # numbers stored with an offset lie in [-SIGNED, SIGNED)
 POINT_BYTES = 48
-MOST_BRACKETS = 12 + 1024  # four objects, eight arrays, and those in a seed
-LONGEST_HEADER = (1 << 24) + (1 << 14)  # 2^20 rates of 15 digits and a comma; all other fields take less than 2^14 bytes
+MOST_BRACKETS = 15 + 1024  # five objects, ten arrays, and those in a seed
+# 2^20 rates of 15 digits and a comma; other fields take less than 2^14 bytes. A sampler's lengths leave room for fewer rates.
+LONGEST_HEADER = (1 << 24) + (1 << 14)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Statement:
     galore: GaLore | None = None
     lora: LoRA | None = None
     fp8: FP8 | None = None
+    sampler: Sampler | None = None  # of the batches; by default each epoch is a fresh order of all rows
+    records: str | None = None  # hex head of the chain of step records after the last step
     data: bytes = b""
     start: bytes = b""
     end: bytes = b""
@@ -84,10 +86,13 @@ class Statement:
 
     def header(self) -> bytes:
         """All fields but the commitments, canonically encoded."""
-        fields = {k: v for k, v in vars(self).items() if not isinstance(v, bytes) and k not in methods.SPECS}
+        known = {*methods.SPECS, "sampler"}
+        fields = {k: v for k, v in vars(self).items() if not isinstance(v, bytes) and k not in known and v is not None}
         fields |= {name: methods.written(spec) for name in methods.SPECS if (spec := getattr(self, name)) is not None}
+        if self.sampler is not None:
+            fields["sampler"] = samplers.written(self.sampler)
         fields["version"] = VERSION
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+        return _canonical(fields)
 
     def sections(self) -> list[tuple[bytes, bytes]]:
         """Name and bytes of each part, in the order in which a transcript absorbs them and a file stores them."""
@@ -119,6 +124,7 @@ def parse(header: bytes, data: bytes, start: bytes, end: bytes) -> Statement:
         fields["widths"], fields["rates"] = tuple(fields["widths"]), tuple(fields["rates"])
         for name, kind in methods.SPECS.items():
             fields[name] = methods.read(kind, fields.get(name))
+        fields["sampler"] = samplers.read(fields.get("sampler"))
         statement = Statement(**fields, data=data, start=start, end=end)
         check(statement)
         canonical = statement.header() == header
@@ -154,7 +160,8 @@ def check(s: Statement) -> None:
         raise BadInput("a segment holds at most 2^22 samples (steps times batch)")
     for rate in s.rates:
         _require_integer("rates", rate, 1, 1 << 48)
-    for name, length in (("seed", None), ("batch_seed", 64), ("previous", 64 if s.segment else 0)):
+    lengths = {"seed": None, "batch_seed": 64, "previous": 64 if s.segment else 0}
+    for name, length in (lengths if s.records is None else {**lengths, "records": 64}).items():
         text = getattr(s, name)
         if not isinstance(text, str) or len(text) > 1024:
             raise BadInput(f"statement field '{name}' must be a short string")
@@ -173,6 +180,10 @@ def check(s: Statement) -> None:
     if s.segment == 0 and s.first_step != 0:
         raise BadInput("the first segment must begin at step 0")
     _check_methods(s)
+    if s.sampler is not None:
+        s.sampler.check(s.rows, s.batch)
+        if len(s.header()) > LONGEST_HEADER:
+            raise BadInput(f"with the sampler's lengths the statement's header has more than {LONGEST_HEADER} bytes")
     if largest_integer(s) >= MODULUS >> 2:
         raise BadInput("with these shapes, rates and bounds a relation could wrap around modulo the field's order")
 
@@ -228,28 +239,14 @@ def _largest_of_galore(s: Statement) -> int:
 
 
 def derive_batch_seed(s: Statement) -> str:
-    """Hex digest that fixes the batches: the public seed, bound to the data set and the first start weights."""
-    parts = [b"zkaudit batch seed", s.seed.encode(), str((s.rows, s.batch)).encode(), s.data, s.start]
-    return hashlib.sha256(b"".join(len(x).to_bytes(8, "little") + x for x in parts)).hexdigest()
+    """Hex digest that fixes the batches: the public seed, bound to the data set, the first start weights and the sampler.
 
-
-def batch_rows(batch_seed: bytes, rows: int, batch: int, first_step: int, steps: int) -> NDArray[np.int64]:
-    """Data-set rows of each step's batch, shape (steps, batch).
-
-    Each epoch is a fresh permutation: rows sorted by 64-bit words of SHAKE-256(tag, batch_seed, epoch), ties by row number; an
-    epoch has rows // batch steps and drops what is left over.
+    With the sampler in it, nobody can choose lengths or views by the batches that they give.
     """
-    per_epoch = rows // batch
-    chosen = np.empty((steps, batch), np.int64)
-    epoch, order = -1, np.empty(0, np.int64)
-    for i in range(steps):
-        at, place = divmod(first_step + i, per_epoch)
-        if at != epoch:
-            epoch = at
-            stream = hashlib.shake_256(b"zkaudit batches" + batch_seed + epoch.to_bytes(8, "little")).digest(8 * rows)
-            order = np.argsort(np.frombuffer(stream, "<u8"), kind="stable").astype(np.int64)
-        chosen[i] = order[place * batch : (place + 1) * batch]
-    return chosen
+    parts = [b"zkaudit batch seed", s.seed.encode(), str((s.rows, s.batch)).encode(), s.data, s.start]
+    if s.sampler is not None:
+        parts.append(_canonical(samplers.written(s.sampler)))
+    return hashlib.sha256(b"".join(len(x).to_bytes(8, "little") + x for x in parts)).hexdigest()
 
 
 def check_succession(before: Statement, after: Statement) -> None:
@@ -264,6 +261,8 @@ def check_succession(before: Statement, after: Statement) -> None:
         first_step=before.first_step + before.steps,
         **{name: getattr(before, name) for name in _CARRIED},
     )
+    if (before.records is None) != (after.records is None):
+        raise BadInput(f"segments {before.segment} and {after.segment} do not both have 'records'")
     for name, value in vars(expected).items():
         if getattr(after, name) != value:
             raise BadInput(f"segment {after.segment} does not continue segment {before.segment}: '{name}' differs")
@@ -271,8 +270,12 @@ def check_succession(before: Statement, after: Statement) -> None:
 
 _CARRIED = (
     *("widths", "loss", "batch", "rows", "activation_bits", "gradient_bits", "weight_bits"),
-    *("seed", "batch_seed", "columns", "galore", "lora", "fp8"),
+    *("seed", "batch_seed", "columns", "galore", "lora", "fp8", "sampler"),
 )
+
+
+def _canonical(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def _largest_activation() -> int:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zkaudit.zk import methods
+from zkaudit.zk import methods, samplers
 from zkaudit.zk.backend import HOST, Place
 from zkaudit.zk.circuit.galore import Projected
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.methods import FP8, GaLore, LoRA
+from zkaudit.zk.samplers import Sampler
 from zkaudit.zk.statement import LOSSES
 
 Integers = NDArray[np.int64]
@@ -135,6 +136,16 @@ class Trace:
         """What the manifest says of FP8."""
         return methods.read(FP8, self.manifest.get("fp8"))
 
+    @cached_property
+    def sampler(self) -> Sampler | None:
+        """What the manifest says of how batches are chosen."""
+        return samplers.read(self.manifest.get("sampler"))
+
+    @property
+    def has_records(self) -> bool:
+        """Whether the run wrote step records, whose heads its statements carry."""
+        return "records" in self.manifest
+
     @property
     def _chunk_steps(self) -> int:
         return int(self.manifest["chunk_steps"])
@@ -194,6 +205,12 @@ def read_trace(folder: Path) -> Trace:
                 raise ValueError("its 'gap' must be 'chunk_steps'")
         except (ValueError, TypeError) as error:
             raise BadInput(f"{path}: '{name}': {error}") from None
+    try:
+        samplers.read(manifest.get("sampler"))
+    except ValueError as error:
+        raise BadInput(f"{path}: 'sampler': {error}") from None
+    if manifest.get("records", True) is not True:
+        raise BadInput(f"{path}: 'records' must be true, or absent")
     return Trace(folder, manifest)
 
 

@@ -65,8 +65,9 @@ def work(file: ProofFile) -> int:
     Counted are the file's bytes, the generators of a committed row, and both sides of every committed table: a verifier
     decodes the first, multiplies the second and makes weight vectors as long as the third. A few bytes can state large tables.
     """
-    layout = Layout(file.statement)
-    return sum(file.sizes().values()) + (1 << file.statement.columns) + sum(b.highs + b.lows for b in layout.blocks)
+    s, layout = file.statement, Layout(file.statement)
+    draws = s.sampler.work(s.rows, s.batch, s.steps) if s.sampler is not None else 0
+    return sum(file.sizes().values()) + (1 << s.columns) + sum(b.highs + b.lows for b in layout.blocks) + draws
 
 
 def verify_segment(file: ProofFile) -> None:

@@ -46,7 +46,7 @@ def train(shape: Shape, folder: Path, thread_count: int, device: str) -> Trained
 
     from zkaudit.training.fixedpoint import prepare
     from zkaudit.zk.prover import commit_start
-    from zkaudit.zk.statement import batch_rows
+    from zkaudit.zk.sampling import batch_rows
 
     torch.set_num_threads(thread_count)
     threads.use(thread_count)

@@ -9,6 +9,7 @@ from typing import Any
 from zkaudit.training.batch.sampler import RecordedSampler
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.replay import Rule, Run, SamplerRule, made
+from zkaudit.zk.sampling import batch_rows
 
 BLOCK = 256  # steps that are drawn at once
 
@@ -23,8 +24,6 @@ class UniformSampler(RecordedSampler):
         self.rows, self.batch = rows, batch
 
     def stream(self, first: int) -> Iterator[dict[str, Any]]:
-        from zkaudit.zk.statement import batch_rows  # loads native code
-
         for begin in count(first, BLOCK):
             for step, ids in enumerate(batch_rows(self.seed, self.rows, self.batch, begin, BLOCK).tolist(), begin):
                 yield {"ids": tuple(ids), "epoch": step // (self.rows // self.batch)}

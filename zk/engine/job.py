@@ -20,7 +20,8 @@ from zkaudit.zk.errors import BadInput
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.opening import Opening
 from zkaudit.zk.proof_file import ProofFile
-from zkaudit.zk.statement import Statement, batch_rows
+from zkaudit.zk.sampling import batches
+from zkaudit.zk.statement import Statement
 from zkaudit.zk.trace import Trace, read_trace
 from zkaudit.zk.witness import Witness, segment_witness
 
@@ -96,8 +97,7 @@ def _proved(job: Job, given: Supplies, report: Report) -> Proof:
     phases = Phases(partial(report, job.segment), seconds=seconds)
     with phases.phase("witness", 0.0):
         first, end = statement.first_step, statement.first_step + statement.steps
-        seed = bytes.fromhex(statement.batch_seed)
-        drawn = batch_rows(seed, statement.rows, statement.batch, first, statement.steps)
+        drawn = batches(statement)
         if (trace.batches(first, statement.steps) != drawn).any():
             raise BadInput("the trace was not trained on the batches that its seed and commitments fix")
         place = gpu.place(job.device)

@@ -14,14 +14,14 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from zkaudit.zk import argument, channel, curve, hyrax
+from zkaudit.zk import argument, channel, curve, hyrax, sampling
 from zkaudit.zk.argument import Phases
 from zkaudit.zk.backend import HOST, Place
 from zkaudit.zk.engine.job import prove_segment
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.opening import Opening
 from zkaudit.zk.proof_file import ProofFile
-from zkaudit.zk.statement import Statement, batch_rows, check, derive_batch_seed, first_start_bound
+from zkaudit.zk.statement import Statement, check, derive_batch_seed, first_start_bound
 from zkaudit.zk.testing.reference_trainer import OutOfRange, reference_run
 from zkaudit.zk.testing.strategies import statements
 from zkaudit.zk.trace import Trace
@@ -89,8 +89,7 @@ def trained(
 ) -> MemoryTrace:
     """The trace of the statement's steps on `data`; `tamper` changes intermediates as they arise."""
     inputs, targets, start = data
-    seed = bytes.fromhex(statement.batch_seed)
-    drawn = batch_rows(seed, statement.rows, statement.batch, 0, statement.steps) if batches is None else batches
+    drawn = sampling.batches(statement) if batches is None else batches
     bits = (statement.activation_bits, statement.gradient_bits, statement.weight_bits)
     arrays = reference_run(statement.widths, statement.loss, *bits, statement.rates, inputs, targets, start, drawn, tamper)
     manifest = {"widths": list(statement.widths), "batch": statement.batch, "steps": statement.steps, "rows": statement.rows}
@@ -103,8 +102,8 @@ def trained(
 
 def witness_of(statement: Statement, trace: MemoryTrace, batches: Any = None, place: Place = HOST) -> Witness:
     """The witness as the prover makes it."""
-    drawn = batch_rows(bytes.fromhex(statement.batch_seed), statement.rows, statement.batch, 0, statement.steps)
-    return segment_witness(trace, Layout(statement), drawn if batches is None else batches, place)
+    drawn = sampling.batches(statement) if batches is None else batches
+    return segment_witness(trace, Layout(statement), drawn, place)
 
 
 def end_weights(trace: MemoryTrace, layers: int) -> list[Any]:
