@@ -109,6 +109,16 @@ def test_kappa_0_keeps_the_mean_of_all_batches() -> None:
     torch.testing.assert_close(ours.running_mean, torch.cat(batches).mean(0))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_activations_may_have_another_type_than_the_layer(dtype: torch.dtype) -> None:
+    ours = AdaB2N(3, 2)
+    x = batch(4, 3, 5)
+    with tasks_of_batch(ours, torch.tensor([0, 0, 1, 1])):
+        found = ours(x.to(dtype))
+        expected = ours(x)
+    torch.testing.assert_close(found.double(), expected.double(), atol=0.05, rtol=0.05)
+
+
 def test_a_saved_layer_goes_on_with_its_eta_and_tasks() -> None:
     straight, resumed = layer(), layer()
     for number in range(6):

@@ -112,7 +112,7 @@ class AdaB2N(_BatchNorm):
             raise TrainingError(f"{tuple(ids.shape)} task ids were given for a batch of {len(x)} records")
         self.seen.clamp_(min=ids.max() + 1)
         counts = torch.bincount(ids, minlength=int(self.seen)).to(x.dtype)
-        weights = (self.shares(counts) / counts.clamp(min=1))[ids]
+        weights = (self.shares(counts) / counts.clamp(min=1))[ids].to(x.dtype)
         return weights / weights.sum() if self.renormalise else weights
 
     def _track(self, mean: Tensor, var: Tensor) -> None:
