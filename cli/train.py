@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,9 @@ from zkaudit.zk.errors import BadInput
 
 if TYPE_CHECKING:
     from zkaudit.training.config import RunConfig
+    from zkaudit.training.exact_records import ExactRecords
     from zkaudit.training.fixedpoint import Result, Run
+    from zkaudit.zk.statement import Statement
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,12 +41,18 @@ def run(arguments: argparse.Namespace) -> int:
         return DONE
     _show_rates(settings)
     statement = prover.state_start(folder)
-    with ProgressBar() as progress:
+    with ExitStack() as stack:
+        progress = stack.enter_context(ProgressBar())
+        records = stack.enter_context(_records(folder, statement)) if settings.training.records else None
 
         def report(done: int, steps: int) -> None:
             progress(f"training, step {done} of {steps}", done / steps)
+            if records is not None:
+                records.write(done)
 
         result = prepared.train(sampling.batches(statement), report, place, bytes.fromhex(statement.batch_seed))
+        if records is not None:
+            records.write(statement.steps)
     fixedpoint.write_model(model, result.start, result.end, settings.fixed_point, result.frozen)
     _write_metrics(metrics, settings, prepared, result, time.perf_counter() - started)
     print(f"{folder}: {settings.training.steps} steps in {time.perf_counter() - started:.1f} s on {device.description(place)}")
@@ -56,6 +66,15 @@ def _refuse_foreign(folder: Path) -> None:
         raise BadInput(f"{folder} is a file; a run needs a folder")
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).is_dir() for name in ("trace", ".trace.part")):
         raise BadInput(f"{folder} holds something else than a training run: give the run another folder")
+
+
+def _records(folder: Path, statement: Statement) -> ExactRecords:
+    from zkaudit.training.batch.exact import ExactBatches
+    from zkaudit.training.exact_records import ExactRecords
+
+    batches = ExactBatches(statement.batch_seed, statement.rows, statement.batch, statement.sampler)
+    data = hashlib.sha256(statement.data).hexdigest()
+    return ExactRecords(folder, batches, statement.seed, data, statement.learning_rates)
 
 
 def _show_rates(settings: RunConfig) -> None:

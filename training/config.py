@@ -16,6 +16,7 @@ from zkaudit.training.checks import integer, is_kind, refuse
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.method_config import FP8Config, GaLoreConfig, LoRAConfig
 from zkaudit.training.provable import FP8, GaLore, LoRA
+from zkaudit.training.sampler_config import SAMPLERS, LengthBucketsConfig, SamplerConfig, ViewBatchConfig
 
 LOSSES = ("cross_entropy", "square")
 METHODS = ("sgd", "galore", "lora")
@@ -26,6 +27,15 @@ LARGEST_BATCH = 1 << 20
 LARGEST_STEPS = 1 << 22
 LARGEST_RATE = 1 << 48  # of the integers c_t
 LARGEST_SEED = 1024  # characters
+
+# Section -> the key of [training] whose value asks for it, and what it is read as. Methods need theirs, others have defaults.
+CHOSEN: dict[str, tuple[str, type[Any]]] = {
+    "galore": ("method", GaLoreConfig),
+    "lora": ("method", LoRAConfig),
+    "fp8": ("precision", FP8Config),
+    "view_batch": ("sampler", ViewBatchConfig),
+    "length_buckets": ("sampler", LengthBucketsConfig),
+}
 
 Section = TypeVar("Section")
 
@@ -71,13 +81,17 @@ class TrainingConfig:
     seed: str
     method: str = "sgd"  # "galore" and "lora" have a section of their own
     precision: str = "fixed"  # of activations and gradients: "fp8" has a section of its own, which may be left out
+    sampler: str = "uniform"  # of batches; "view-batch" and "length-buckets" may have a section of their own
+    records: bool = False  # whether RUN/steps.jsonl is written, and proofs carry its head
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             refuse("[training] loss", self.loss, f"one of {', '.join(LOSSES)}")
-        for name, known in (("method", METHODS), ("precision", PRECISIONS)):
+        for name, known in (("method", METHODS), ("precision", PRECISIONS), ("sampler", SAMPLERS)):
             if getattr(self, name) not in known:
                 refuse(f"[training] {name}", getattr(self, name), f"one of {', '.join(known)}")
+        if type(self.records) is not bool:
+            refuse("[training] records", self.records, "true or false")
         integer("[training] batch", self.batch, 1, LARGEST_BATCH)
         integer("[training] steps", self.steps, 1, LARGEST_STEPS)
         for rate in self.learning_rate:
@@ -144,17 +158,15 @@ class RunConfig:
     galore: GaLoreConfig | None = None
     lora: LoRAConfig | None = None
     fp8: FP8Config | None = None
+    view_batch: ViewBatchConfig | None = None
+    length_buckets: LengthBucketsConfig | None = None
 
     def __post_init__(self) -> None:
-        for name, chosen in (
-            ("galore", self.training.method),
-            ("lora", self.training.method),
-            ("fp8", self.training.precision),
-        ):
-            given, key = getattr(self, name) is not None, "precision" if name == "fp8" else "method"
+        for name, (key, _) in CHOSEN.items():
+            given, chosen = getattr(self, name) is not None, getattr(self.training, key).replace("-", "_")
             if given and chosen != name:
-                raise TrainingError(f"there is a section [{name}], but [training] {key} is {chosen!r}")
-            if not given and chosen == name and name != "fp8":
+                raise TrainingError(f"there is a section [{name}], but [training] {key} is {getattr(self.training, key)!r}")
+            if not given and chosen == name and key == "method":
                 raise TrainingError(f'[training] method = "{name}" needs a section [{name}] with at least a rank')
         unit = self._unit(self._galore(self._narrow_widths))
         for wanted, rate in zip(self.wanted_rates, self._rates, strict=True):
@@ -166,6 +178,14 @@ class RunConfig:
                     f"{widths} = {self.fixed_point.update_bits}" if self.galore is None else f"{self.fixed_point} and [galore]"
                 )
                 raise TrainingError(f"[training] learning_rate {wanted:g} is too {size} for {where}, of whose rates {limit}")
+
+    @property
+    def sampler(self) -> SamplerConfig | None:
+        """None for uniform epochs."""
+        if self.training.sampler == "uniform":
+            return None
+        default = ViewBatchConfig() if self.training.sampler == "view-batch" else LengthBucketsConfig()
+        return self.view_batch or self.length_buckets or default
 
     @property
     def settings(self) -> Settings:
@@ -228,7 +248,7 @@ def load(path: Path) -> RunConfig:
 
 
 def _from_tables(content: dict[str, Any], folder: Path) -> RunConfig:
-    known = ("data", "model", "training", "fixed_point", "galore", "lora", "fp8")
+    known = ("data", "model", "training", "fixed_point", *CHOSEN)
     for name, table in content.items():
         if name not in known:
             raise TrainingError(f"unknown section or key '{name}'; sections are {', '.join(f'[{x}]' for x in known)}")
@@ -242,9 +262,12 @@ def _from_tables(content: dict[str, Any], folder: Path) -> RunConfig:
         data["source"] = str(folder / data["source"])
     if isinstance(model.get("hidden"), list):
         model["hidden"] = tuple(model["hidden"])
-    lora, fp8 = dict(content.get("lora", {})), dict(content.get("fp8", {}))
-    for table in (lora, fp8):
+    chosen = {name: dict(content[name]) for name in CHOSEN if name in content}
+    for table in chosen.values():
         table.update({key: tuple(value) for key, value in table.items() if isinstance(value, list)})
+    lengths = chosen.get("length_buckets", {}).get("lengths")
+    if is_kind(lengths, str) and lengths.endswith(".npy"):
+        chosen["length_buckets"]["lengths"] = str(folder / lengths)
     steps, rate = training.get("steps"), training.get("learning_rate")
     if "learning_rate" in training:
         if isinstance(rate, list):
@@ -258,9 +281,7 @@ def _from_tables(content: dict[str, Any], folder: Path) -> RunConfig:
         _section("model", ModelConfig, model),
         _section("training", TrainingConfig, training),
         _section("fixed_point", FixedPoint, content.get("fixed_point", {})),
-        _section("galore", GaLoreConfig, content["galore"]) if "galore" in content else None,
-        _section("lora", LoRAConfig, lora) if "lora" in content else None,
-        _section("fp8", FP8Config, fp8) if "fp8" in content else None,
+        **{name: _section(name, CHOSEN[name][1], table) for name, table in chosen.items()},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Dataset:
     x_test: Floats
     y_test: Labels
     classes: int
+    places: tuple[Labels, int] | None = None  # of the training rows in the set that was split, and how many rows it has
 
 
 def load(config: DataConfig) -> Dataset:
@@ -41,14 +42,14 @@ def load(config: DataConfig) -> Dataset:
     x, y = checked(inputs, labels, config.source)
     dataset = _split(x, y, config)
     if config.source == "digits":
-        return Dataset(dataset.x_train / 16, dataset.y_train, dataset.x_test / 16, dataset.y_test, dataset.classes)
+        return replace(dataset, x_train=dataset.x_train / 16, x_test=dataset.x_test / 16)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, and refused
         mean, deviation = dataset.x_train.mean(axis=0), dataset.x_train.std(axis=0)
     if not np.isfinite([mean, deviation]).all():
         raise TrainingError(f"{config.source}: X holds numbers too large to be standardised")
     deviation[deviation == 0] = 1
     train, test = (np.clip((x - mean) / deviation, -LARGEST_INPUT, LARGEST_INPUT) for x in (dataset.x_train, dataset.x_test))
-    return Dataset(train, dataset.y_train, test, dataset.y_test, dataset.classes)
+    return replace(dataset, x_train=train, x_test=test)
 
 
 def checked(inputs: Any, labels: Any, source: str) -> tuple[Floats, Labels]:
@@ -75,13 +76,13 @@ def _split(x: Floats, y: Labels, config: DataConfig) -> Dataset:
     from sklearn.model_selection import train_test_split
 
     try:
-        parts = train_test_split(x, y, test_size=config.test_fraction, stratify=y, random_state=SPLIT_SEED)
+        parts = train_test_split(x, y, np.arange(len(x)), test_size=config.test_fraction, stratify=y, random_state=SPLIT_SEED)
     except ValueError as error:
         what = f"{config.source}: its {len(x)} rows cannot be split by class with test_fraction {config.test_fraction}"
         raise TrainingError(f"{what}: {error}") from None
     if len(parts[0]) > LARGEST_ROWS:
         raise TrainingError(f"{config.source}: {len(parts[0])} training rows; at most {LARGEST_ROWS} are allowed")
-    return Dataset(parts[0], parts[2], parts[1], parts[3], int(y.max()) + 1)
+    return Dataset(parts[0], parts[2], parts[1], parts[3], int(y.max()) + 1, (parts[4], len(x)))
 
 
 def _bundled(name: str) -> tuple[Any, Any]:

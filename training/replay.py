@@ -25,6 +25,7 @@ from zkaudit.training.step_file import StepFile
 from zkaudit.training.steps import RunHeader, StepRecord, derive_seed
 
 RULES = {  # rule -> module with a function `rule(run, options)`
+    "exact": "batch.exact",
     "uniform": "batch.uniform",
     "view-batch": "batch.view_batch",
     "length-buckets": "batch.length_buckets",

@@ -116,19 +116,21 @@ class StepWriter:
 
 
 class StepFile:
-    """The records in a folder. `header` and `columns` are read and checked at once, records as they are asked for.
+    """The records in a folder or a file. `header` and `columns` are read and checked at once, records as they are asked for.
 
-    unfinished: pass over a last line without its end, which a killed run leaves. TrainingError names what is wrong and where.
+    unfinished: pass over a last line without its end, which a killed run leaves. columns: False if they need not be there.
+    TrainingError names what is wrong and where.
     """
 
-    def __init__(self, folder: Path, *, unfinished: bool = False) -> None:
-        self.path, self._unfinished = folder / NAME, unfinished
+    def __init__(self, place: Path, *, unfinished: bool = False, columns: bool = True) -> None:
+        self.path, self._unfinished = place if place.is_file() else place / NAME, unfinished
         number, line = next(self._lines(), (1, b""))
         try:
             self.header = parse_header(line)
         except TrainingError as error:
             raise TrainingError(f"{self.path} line {number}, the header, is {error}") from None
-        self.columns = {name: _column(folder, name, self.header) for name in self.header.columns}
+        names = self.header.columns if columns else ()
+        self.columns = {name: _column(self.path.parent, name, self.header) for name in names}
 
     def records(self) -> Iterator[StepRecord]:
         """In order, with unbroken links and numbers."""

@@ -21,6 +21,7 @@ from zkaudit.training.config import RunConfig
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.private_file import create, synchronise, synchronise_folder, writing
 from zkaudit.training.provable import as_manifest
+from zkaudit.zk.samplers import Sampler, written
 
 FORMAT = "zkaudit-trace"
 VERSION = 1
@@ -30,8 +31,8 @@ LONGEST_CHUNK = 1024
 Integers = NDArray[np.int64]
 
 
-def manifest_of(config: RunConfig, widths: Sequence[int], rows: int) -> dict[str, Any]:
-    """The manifest of a run with this many training rows."""
+def manifest_of(config: RunConfig, widths: Sequence[int], rows: int, sampler: Sampler | None = None) -> dict[str, Any]:
+    """The manifest of a run with this many training rows; sampler: what draws its batches, if that is no uniform one."""
     settings, bits = config.settings_for(tuple(widths)), config.fixed_point
     manifest: dict[str, Any] = {
         "format": FORMAT,
@@ -50,6 +51,10 @@ def manifest_of(config: RunConfig, widths: Sequence[int], rows: int) -> dict[str
     for name in ("galore", "lora", "fp8"):
         if (method := getattr(settings, name)) is not None:
             manifest[name] = as_manifest(method)
+    if sampler is not None:
+        manifest["sampler"] = written(sampler)
+    if config.training.records:
+        manifest["records"] = True
     return {**manifest, "chunk_steps": _chunk_steps(manifest)}
 
 
@@ -167,9 +172,9 @@ class TraceWriter:
             raise TrainingError(f"{path} is not JSON: {error}") from None
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise TrainingError(f"{path} is not the manifest of a {FORMAT}")
-        for key, wanted in manifest.items():
-            if stored.get(key) != wanted:
-                there, asked = _short(stored.get(key)), _short(wanted)
+        for key in (*manifest, *sorted(stored.keys() - manifest.keys())):
+            if stored.get(key) != manifest.get(key):
+                there, asked = _short(stored.get(key)), _short(manifest.get(key))
                 raise TrainingError(f"{folder} holds a run with {key} = {there}, not {asked}: give the new run another folder")
         if not same_data:
             raise TrainingError(f"{folder} holds a run on other data: give the new run another folder")

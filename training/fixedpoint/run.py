@@ -26,6 +26,7 @@ from zkaudit.training.fixedpoint.projected_step import signs
 from zkaudit.training.fixedpoint.step import SIGNED_RANGE, Arrays
 from zkaudit.training.fixedpoint.trainer import check_start, train
 from zkaudit.training.private_file import writing
+from zkaudit.training.sampler_config import sampler_of
 from zkaudit.training.trace import TraceWriter, manifest_of
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -119,7 +120,8 @@ def prepare(config: RunConfig, folder: Path, dataset: Dataset | None = None, mod
     x = quantise_inputs(dataset.x_train, config.fixed_point).numpy()
     y = targets(dataset.y_train, dataset.classes, config.settings).numpy()
     start, frozen = _start_weights(config, widths, model)
-    manifest, path = manifest_of(config, widths, len(x)), folder / "trace"
+    sampler = sampler_of(config.sampler, x, config.training.batch, dataset.places)
+    manifest, path = manifest_of(config, widths, len(x), sampler), folder / "trace"
     if not path.exists():
         if start is None:
             start, frozen = _fresh(config, widths, None)
