@@ -20,10 +20,10 @@ from zkaudit.zk.testing.segments import statement_of
 from zkaudit.zk.witness import Witness
 
 SHAPE = (4, 6, 5, 3)
-# The largest activation stands for 0.875 and the largest gradient for 0.11, so that some saturate
-CASTING = fp8_of(statement_of(widths=SHAPE, steps=3, rate=40), activation=-9, gradient=-12)
+# The largest activation stands for 0.875 and the largest gradient for 0.055, so that some saturate
+CASTING = fp8_of(statement_of(widths=SHAPE, steps=3, rate=40), activation=-9, gradient=-13)
 CASTING_E5M2 = fp8_of(statement_of(widths=SHAPE, steps=3, rate=40), "e5m2", activation=-9)
-ONE_STEP = fp8_of(statement_of(widths=SHAPE, steps=1), activation=-9, gradient=-12)
+ONE_STEP = fp8_of(statement_of(widths=SHAPE, steps=1), activation=-9, gradient=-13)
 DATA = data_of(CASTING, scale=0.7)
 
 Rule = Callable[[int, str, int], int | None]  # what a number is cast to instead, given format and shift; None: no lie here

@@ -43,14 +43,8 @@ def joined(tables: dict[str, Any], name: str, count: int) -> Any:
 
 
 def clipped(name: str, bits: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A number of one or two limbs moved to the nearest end of its range."""
-
-    def repair(tables: dict[str, Any]) -> dict[str, Any]:
-        if name in tables:
-            return {name: tables[name].clip(0, (1 << bits) - 1)}
-        return split(name, joined(tables, name, 2).clip(0, (1 << bits) - 1), bits)
-
-    return repair
+    """Every number of a block moved to the nearest end of its range."""
+    return lambda tables: {name: tables[name].clip(0, (1 << bits) - 1)}
 
 
 def root_slacks(layer: int) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -128,10 +128,11 @@ def problems(draw: Draw) -> tuple[Statement, Data]:
     w = draw(st.integers(max(20, f + g), 40))
     widths = tuple(draw(st.lists(st.integers(1, 6), min_size=2, max_size=5)))
     rows, batch = draw(st.integers(4, 8)), draw(st.integers(1, 4))
+    rates = tuple(draw(st.integers(1, max(1, 1 << (w - f - g) >> 3))) for _ in range(draw(st.integers(1, 6))))
     s = Statement(
-        widths, draw(st.sampled_from(configuration.LOSSES)), batch, 0,
-        tuple(draw(st.integers(1, max(1, 1 << (w - f - g) >> 3))) for _ in range(draw(st.integers(1, 6)))), rows, f, g, w, "",
-        "5a" * 32, 6, 0, 1 << (w + 3), "",
+        widths=widths, loss=draw(st.sampled_from(configuration.LOSSES)), batch=batch, first_step=0, rates=rates, rows=rows,
+        activation_bits=f, gradient_bits=g, weight_bits=w, seed="", batch_seed="5a" * 32, columns=6, segment=0,
+        start_bound=1 << (w + 3), previous="",
     )  # fmt: skip
     method = draw(st.sampled_from(["galore", "lora", "fp8"]))
     if method != "fp8":
