@@ -9,10 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from streamed_models import gpt2
 from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
 from zkaudit.training.errors import TrainingError
+from zkaudit.training.loop import train
 from zkaudit.training.objectives.ul2 import TABLE, UL2, Denoised, Denoiser, UL2Options, collate, invert, mask, noise_spans
 
 SENTINELS = range(900, 700, -1)
@@ -102,6 +104,22 @@ def test_a_batch_trains_transformers_t5() -> None:
     for row, single in enumerate(alone):  # padding changes nothing
         width = single.logits.shape[1]
         torch.testing.assert_close(out.logits[row, :width], single.logits[0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_plain_loop_trains_an_encoder_and_a_decoder_on_its_rows() -> None:
+    ul2 = UL2(UL2Options(range(60, 40, -1), eos=1, modes={"R": 2, "X": 3, "S": 4}), "a")
+    texts = [[10 + (start + i) % 8 for i in range(24)] for start in range(8)]
+    for causal, model in ((False, t5()), (True, gpt2(vocab_size=64))):
+        rows = [[ul2(text, 8 * step + number) for number, text in enumerate(texts)] for step in range(40)]
+        batches = [collate(row, pad=0, causal=causal) for row in rows]
+        losses = train(model, batches, torch.optim.AdamW(model.parameters(), 0.01))
+        assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def t5() -> T5ForConditionalGeneration:
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
+    return T5ForConditionalGeneration(T5Config(vocab_size=64, **sizes, decoder_start_token_id=0))
 
 
 def test_a_decoders_row_has_its_loss_on_the_targets() -> None:

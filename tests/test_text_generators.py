@@ -77,10 +77,30 @@ def test_a_models_digest_changes_with_any_weight_and_with_its_settings() -> None
     first, same = LanguageModel(net, Characters()), LanguageModel(model(), Characters())
     assert first.digest == same.digest
     assert first.digest != LanguageModel(net, Characters(), temperature=0.5).digest
-    before = model_digest(net)
+    before, written = model_digest(net), first.digest
+    assert first.digest == written
     with torch.no_grad():
         net.transformer.wte.weight[7, 3] += 1e-3
     assert model_digest(net) != before
+    assert first.digest == LanguageModel(net, Characters()).digest != written  # also where it was asked before
+
+
+def test_a_training_step_changes_a_models_digest() -> None:
+    net = model()
+    writer = LanguageModel(net, Characters())
+    before = writer.digest
+    optimizer = torch.optim.AdamW(net.parameters(), 0.01)
+    ids = torch.randint(1, 100, (2, 8), generator=torch.Generator().manual_seed(0))
+    net(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    assert writer.digest != before
+    assert writer.digest == LanguageModel(net, Characters()).digest
+
+
+def test_a_prompt_that_leaves_no_room_is_refused() -> None:
+    with pytest.raises(TrainingError, match="60 tokens and 8 new ones exceed the model's 64 positions"):
+        LanguageModel(model(), Characters(), new=8)([Ask("x" * 60, 0)])
+    assert LanguageModel(model(), Characters(), new=8, longest=56)([Ask("x" * 60, 0)]) != [""]
 
 
 def test_provenance_names_all_that_went_in() -> None:

@@ -96,10 +96,15 @@ class LanguageModel:
             )
         self.model, self.tokenizer = model, tokenizer
         self.new, self.longest, self.temperature = new, longest, temperature
+        self._weights: tuple[list[tuple[int, int]], str] = ([], "")
 
     @property
     def digest(self) -> str:
-        return sha256("zkaudit model", model_digest(self.model), f"{self.new} {self.longest} {self.temperature!r}")
+        """Of the weights as they are now: hashed anew when torch counts a change of one in place."""
+        now = [(value.data_ptr(), value._version) for value in self.model.state_dict().values()]
+        if now != self._weights[0]:
+            self._weights = (now, model_digest(self.model))
+        return sha256("zkaudit model", self._weights[1], f"{self.new} {self.longest} {self.temperature!r}")
 
     @torch.no_grad()
     def __call__(self, asks: Sequence[Ask]) -> list[str]:
@@ -110,6 +115,9 @@ class LanguageModel:
         if not ids:
             raise TrainingError(f"a prompt has no tokens: {ask.prompt!r}")
         model: Any = self.model
+        room = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        if room is not None and len(ids) + self.new > room:
+            raise TrainingError(f"a prompt of {len(ids)} tokens and {self.new} new ones exceed the model's {room} positions")
         given = torch.tensor([ids], device=next(self.model.parameters()).device)
         sampled = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
         with torch.random.fork_rng():
@@ -164,11 +172,11 @@ def write(
     seeds = [derive_seed(run_seed, f"generation.{kind}", number) for number in numbers or range(len(sources))]
     begun = starts or [""] * len(sources)
     asks = [Ask(prompt(source), seed, start) for source, seed, start in zip(sources, seeds, begun, strict=True)]
-    answers = generator(asks)
+    digest, answers = generator.digest, generator(asks)
     if len(answers) != len(asks):
         raise TrainingError(f"the generator gave {len(answers)} answers to {len(asks)} questions")
     return [
-        Written(text, Provenance(kind, sha256(source), ask.digest, generator.digest, ask.seed, sha256(text)))
+        Written(text, Provenance(kind, sha256(source), ask.digest, digest, ask.seed, sha256(text)))
         for source, ask, text in zip(sources, asks, (a.start + b for a, b in zip(asks, answers, strict=True)), strict=True)
     ]
 
