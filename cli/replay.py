@@ -33,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(named_line("head", done.head))
         if "ids" not in done.recomputed:
             print(named_line("not shown", "how the rows of a step were chosen: no rule decides it"))
+        if "exact" in done.header.rules:
+            print(named_line("not shown", "where the batch seed comes from (zkaudit verify --records does, by the proof)"))
         for option, given, what in (
             ("--seed", arguments.seed, "that the seed was fixed before the data were known"),
             ("--head", arguments.head, "that no records are missing at the end"),
@@ -55,6 +57,7 @@ examples:
   zkaudit replay runs/language
   zkaudit replay runs/language --seed "drand 4711" --head 5f0c...
   zkaudit replay runs/language --json
+  zkaudit replay runs/digits --seed digits    # of an exact run with [training] records = true
 
 exit codes: 0 as recorded, 1 something differs, 2 the records cannot be used
 """

@@ -28,7 +28,7 @@ def run_lines(statements: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         named_line("network", f"{'-'.join(map(str, statement['widths']))}, {LOSS_NAMES[statement['loss']]}"),
         named_line("data", f"{statement['rows']} rows, commitment {statement['data_commitment'][:16]}..."),
-        named_line("batches", f"{statement['batch']} rows each, drawn by the public seed {statement['seed']!r}"),
+        named_line("batches", f"{statement['batch']} rows each{_drawn(statement)} by the public seed {statement['seed']!r}"),
         *_method_lines(statement),
         named_line("learning rate", _rate_text(rates)),
         named_line("fixed point", ", ".join(f"{kind} {statement[f'{kind}_bits']} bits" for kind in FRACTIONS)),
@@ -53,6 +53,16 @@ def _method_lines(statement: Mapping[str, Any]) -> list[str]:
 def _numbers(values: Sequence[int]) -> str:
     """One number where all are the same."""
     return ", ".join(map(str, values if len(set(values)) > 1 else values[:1]))
+
+
+def _drawn(statement: Mapping[str, Any]) -> str:
+    """How batches are drawn, said of every statement that names a sampler."""
+    sampler = statement.get("sampler")
+    if sampler is None:
+        return ", drawn"
+    if sampler["kind"] == "view-batch":
+        return f", each row {sampler['views']} times on end, drawn"
+    return f" of like lengths, as declared, in {sampler['cycles']} cycles, drawn"
 
 
 def _rate_text(rates: list[float]) -> str:

@@ -125,6 +125,9 @@ examples:
   zkaudit train examples/digits.toml --out runs/digits
   zkaudit train large.toml --out runs/large --device cuda
 
+With [training] sampler = "view-batch" or "length-buckets", batches are drawn in another way; with records = true RUN gets
+steps.jsonl too, and the proof names its head: docs/step-records.md.
+
 RUN gets model.safetensors (start and end weights), metrics.json and the trace. RUN is secret: it holds data and
 weights. If train is stopped, the same command goes on where it was.
 """

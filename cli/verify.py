@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the verdict: VALID with what was proved, or INVALID with the check that failed."""
     started = time.perf_counter()
     try:
-        verdict, weights = _verdict(arguments)
+        verdict, weights, records = _verdict(arguments)
     except Exception as error:
         if not arguments.json:
             raise
@@ -31,26 +31,39 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(_refused(reason, time.perf_counter() - started)))
         return code
     if arguments.json:
-        print(json.dumps({**asdict(verdict), "model_weights": weights}))
+        print(json.dumps({**asdict(verdict), "model_weights": weights, "records": records}))
     else:
-        _show(verdict, arguments.model, weights)
+        _show(verdict, arguments.model, weights, records)
     return DONE if verdict.valid else INVALID
 
 
-def _verdict(arguments: argparse.Namespace) -> tuple[Verdict, str | None]:
-    """The verdict, and which weights the model was found to hold: "start", "end", or None without --model."""
+def _verdict(arguments: argparse.Namespace) -> tuple[Verdict, str | None, str | None]:
+    """The verdict; which weights the model was found to hold, "start" or "end"; what was found of the step records.
+
+    None without --model and without --records.
+    """
     if (arguments.model is None) != (arguments.opening is None):
         raise BadInput("--model and --opening go together: the opening is what ties the model to the proof")
     from zkaudit.zk import verifier  # loads native code, which --help can do without
 
     threads.use(arguments.threads)
     verdict = verifier.verify_files(arguments.files, arguments.budget)
-    if not verdict.valid or arguments.model is None:
-        return verdict, None
+    if not verdict.valid:
+        return verdict, None, None
     try:
-        return verdict, _check_model(arguments)
+        weights = None if arguments.model is None else _check_model(arguments)
+        records = None if arguments.records is None else _check_records(arguments)
     except InvalidProof as error:
-        return replace(verdict, valid=False, reason=str(error)), None
+        return replace(verdict, valid=False, reason=str(error)), None, None
+    return verdict, weights, records
+
+
+def _check_records(arguments: argparse.Namespace) -> str:
+    from zkaudit.cli import step_records
+    from zkaudit.zk import proof_file, verifier
+
+    paths = verifier.in_order(arguments.files)
+    return step_records.check(arguments.records, [proof_file.read(path).statement for path in paths])
 
 
 def _check_model(arguments: argparse.Namespace) -> str:
@@ -79,10 +92,11 @@ def _refused(reason: str, seconds: float) -> dict[str, Any]:
         "statements": [],
         "assumes": "",
         "model_weights": None,
+        "records": None,
     }
 
 
-def _show(verdict: Verdict, model: Path | None, weights: str | None) -> None:
+def _show(verdict: Verdict, model: Path | None, weights: str | None, records: str | None) -> None:
     if not verdict.valid:
         print(f"INVALID: {verdict.reason}")
         return
@@ -93,17 +107,22 @@ def _show(verdict: Verdict, model: Path | None, weights: str | None) -> None:
         print(line)
     if weights is not None:
         print(named_line("model", f"{model}: its tensors '{weights}.*' are exactly the {weights} weights of this training"))
+    if records is not None:
+        print(named_line("step records", records))
     print(named_line("soundness", f"a false statement passes with probability below 2^-{verdict.soundness_bits}"))
     if verdict.assumes:
         print(named_line("not shown", verdict.assumes))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE..., --json, --model, --opening, --budget, --threads."""
+    """FILE..., --json, --model, --opening, --records, --budget, --threads."""
     parser.add_argument("files", metavar="FILE", type=Path, nargs="+", help="a proof, the segments of a chain, or their folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--model", metavar="MODEL", type=Path, help="a model.safetensors that should hold the end weights")
     parser.add_argument("--opening", metavar="OPENING", type=Path, help="what `zkaudit reveal` wrote for that model")
+    parser.add_argument(
+        "--records", metavar="STEPS", type=Path, help="a run's steps.jsonl, which should be the records that the proof names"
+    )
     parser.add_argument(
         "--budget",
         metavar="N",
@@ -122,6 +141,7 @@ examples:
   zkaudit verify digits.zkp --json
   zkaudit verify stranger.zkp --budget 1000000
   zkaudit verify digits.zkp --model model.safetensors --opening digits.opening
+  zkaudit verify digits-proofs/ --records steps.jsonl
 
 exit codes: 0 valid, 1 invalid, 2 the files cannot be used
 """

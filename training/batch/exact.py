@@ -6,7 +6,7 @@ from the run's public seed and the commitments, which the proof shows and replay
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -63,9 +63,9 @@ class ExactBatches:
         """Of any step."""
         return next(self.stream(step))
 
-    def records(self, rates: Sequence[float]) -> Iterator[StepRecord]:
-        """Of the steps from 0, with these learning rates, not linked yet."""
-        for step, (rate, fields) in enumerate(zip(rates, self.stream(0), strict=False)):
+    def records(self, rates: Iterable[float], first: int = 0) -> Iterator[StepRecord]:
+        """Of the steps from `first` on, with these learning rates, not linked yet."""
+        for step, (rate, fields) in enumerate(zip(rates, self.stream(first), strict=False), first):
             yield StepRecord(step, learning_rate=rate, **fields)
 
     def rules(self) -> dict[str, Any]:
