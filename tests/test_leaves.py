@@ -31,9 +31,11 @@ def mixed_parts():
     kinds = [
         (4096, lambda n: ([(1, words(n))], None)),
         (2048, lambda n: ([(1, words(n, 1 << 20, np.int32)), (challenge(), words(n))], None)),
+        (2048, lambda n: ([(1, words(n)), (challenge(), words(n))], None)),
         (1024, lambda n: ([(1, words(n, 256, np.uint8))], None)),
         (1024, lambda n: ([(1, np.arange(n, dtype=np.int32))], rng.integers(0, 1 << 40, n))),
         (128, lambda n: ([(1, words(n))], None)),
+        (64, lambda n: ([(1, words(n)), (challenge(), words(n, 256, np.uint8))], None)),
         (64, lambda n: ([(1, words(n))], None)),
         (16, lambda n: ([(1, words(n))], None)),
         (2, lambda n: ([(1, words(n))], None)),
@@ -58,7 +60,7 @@ def written(parts):
     return field.from_ints(p + [0] * tail), field.from_ints(q + [1] * tail)
 
 
-@pytest.mark.parametrize("parts", [mixed_parts(), only(0), only(3)])
+@pytest.mark.parametrize("parts", [mixed_parts(), only(0), only(2), only(4)])
 def test_levels_rounds_and_folds_are_those_of_the_written_leaves(parts, threads):
     leaves, (p, q) = Leaves.of(parts), written(parts)
     for level in range(WRITTEN):

@@ -57,7 +57,9 @@ def fraction_fold_round(
 def leaf_round(
     ends: Sequence[int],
     values: Sequence[npt.NDArray[np.uint16]],
+    seconds: Sequence[npt.NDArray[np.uint16]],
     gammas: _Array,
+    betas: _Array,
     p: Sequence[_Array],
     q: Sequence[_Array],
     level: int,
@@ -71,7 +73,9 @@ def leaf_round(
 def leaf_write(
     ends: Sequence[int],
     values: Sequence[npt.NDArray[np.uint16]],
+    seconds: Sequence[npt.NDArray[np.uint16]],
     gammas: _Array,
+    betas: _Array,
     p: Sequence[_Array],
     q: Sequence[_Array],
     level: int,
@@ -83,7 +87,9 @@ def leaf_write(
 def leaf_layer(
     ends: Sequence[int],
     values: Sequence[npt.NDArray[np.uint16]],
+    seconds: Sequence[npt.NDArray[np.uint16]],
     gammas: _Array,
+    betas: _Array,
     p: Sequence[_Array],
     q: Sequence[_Array],
     level: int,

@@ -1,8 +1,8 @@
 """The lowest levels of a lookup's fraction tree: far larger than all levels above together, and never kept.
 
-Most leaves are 1 / (gamma - v) for integers v of 16 bits. The passes over the three lowest levels make fractions from these
-integers as they go (cuda/leaves.cuh); level 3 is written when its turn comes, and level 4 is the lowest that is kept. Leaves
-of other kinds (pairs of columns, table rows with their counts, blocks shorter than a run, integers that are too wide) are few:
+Most leaves are 1 / (gamma - v) for integers v of 16 bits, some are of pairs of such integers. The passes over the three lowest
+levels make fractions from these as they go (cuda/leaves.cuh, cuda/pair_leaves.cuh); level 3 is written when its turn comes, and level 4 is the lowest that is kept. Leaves
+of other kinds (wider pairs, and on a GPU all of them, table rows with their counts, blocks shorter than a run, integers that are too wide) are few:
 they are fractions in memory, between the runs of integers.
 """
 
@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zkaudit.zk import field, kernels, mle
-from zkaudit.zk.backend import Array, Place, contiguous, empty, home, is_short, place_of
+from zkaudit.zk.backend import HOST, Array, Place, contiguous, empty, home, is_short, place_of
 
 WRITTEN = 3  # level of the lowest fractions that are ever written
 KEPT = 4  # level of the lowest fractions that are kept from the start
 RUN = 64  # runs begin and end at multiples of this many leaves
+NONE = np.empty(0, np.uint16)
 WHOLE = 1 << 14  # leaves are filled up to a multiple of this, which keeps the large levels even
 
 
@@ -39,19 +40,21 @@ class Part:
 
     @property
     def is_run(self) -> bool:
-        """Whether the leaves can be made from 16-bit integers."""
-        values = self.columns[0][1]
-        narrow = values.dtype in (np.uint8, np.uint16)
-        return self.counts is None and len(self.columns) == 1 and self.columns[0][0] == 1 and narrow and self.size >= RUN
+        """Whether the leaves can be made from 16-bit integers, or, on the host, from pairs of them."""
+        narrow = all(values.dtype in (np.uint8, np.uint16) for _, values in self.columns)
+        pairs = len(self.columns) == 1 or place_of(*(values for _, values in self.columns)) is HOST
+        return self.counts is None and pairs and self.columns[0][0] == 1 and narrow and self.size >= RUN
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Leaves up to `end`: integers, or fractions p / q of the level at hand."""
+    """Leaves up to `end`: integers, pairs of integers, or fractions p / q of the level at hand."""
 
     end: int
     gamma: int
+    beta: int
     values: NDArray[np.uint16]
+    seconds: NDArray[np.uint16]  # empty but for pairs
     p: Array
     q: Array
 
@@ -80,9 +83,10 @@ class Leaves:
                 continue
             runs += _stored(between, end, part.offset)
             between = []
-            values = contiguous(part.columns[0][1], np.uint16).reshape(-1)
+            values, *others = (contiguous(column, np.uint16).reshape(-1) for _, column in part.columns)
+            beta, seconds = (part.columns[1][0], others[0]) if others else (0, NONE)
             end = part.offset + part.size
-            runs.append(_Run(end, part.gamma, values, field.zeros(0), field.zeros(0)))
+            runs.append(_Run(end, part.gamma, beta, values, seconds, field.zeros(0), field.zeros(0)))
         runs += _stored(between, end, -(-(parts[-1].offset + parts[-1].size) // WHOLE) * WHOLE)
         return Leaves(0, (), tuple(runs))
 
@@ -148,7 +152,7 @@ def _stored(parts: Sequence[Part], begin: int, end: int) -> list[_Run]:
         terms = [(-scale, contiguous(column).reshape(-1)) for scale, column in part.columns]
         numerators = field.full(part.size, 1) if part.counts is None else field.neg(field.from_small(part.counts))
         p[inside], q[inside] = at.put(numerators), at.put(field.affine(part.gamma, terms, part.size))
-    return [_Run(end, 0, np.empty(0, np.uint16), p, q)]
+    return [_Run(end, 0, 0, NONE, NONE, p, q)]
 
 
 def count_words(tables: Sequence[Any], size: int) -> NDArray[np.int64]:
@@ -172,7 +176,9 @@ def _place(runs: Sequence[_Run]) -> Place:
     return place_of(*(array for run in runs for array in (run.values, run.p)))
 
 
-def _arguments(runs: Sequence[_Run], at: Place) -> tuple[list[int], list[NDArray[np.uint16]], Array, list[Array], list[Array]]:
-    gammas = field.from_ints([run.gamma for run in runs])
+def _arguments(runs: Sequence[_Run], at: Place) -> tuple[Any, ...]:
+    """Ends, integers and second ones, gammas and betas, p and q of the runs, as the core's calls take them."""
+    gammas, betas = (field.from_ints([getattr(run, name) for run in runs]) for name in ("gamma", "beta"))
     fractions = [(at.put(run.p), at.put(run.q)) if run.stored else (run.p, run.q) for run in runs]
-    return [run.end for run in runs], [run.values for run in runs], gammas, [p for p, _ in fractions], [q for _, q in fractions]
+    integers = [run.values for run in runs], [run.seconds for run in runs]
+    return [run.end for run in runs], *integers, gammas, betas, [p for p, _ in fractions], [q for _, q in fractions]

@@ -1,11 +1,12 @@
 // Python bindings of the fraction tree's lowest levels, and of counting looked-up integers.
 //
-// The leaves lie in runs, each at a multiple of 64: 16-bit integers with one gamma and numerators 1, or fractions in memory for
-// whatever else is looked up.
+// The leaves lie in runs, each at a multiple of 64: 16-bit integers, or pairs of them, with one gamma and numerators 1, or
+// fractions in memory for whatever else is looked up.
 #pragma once
 
 #include "bind_sumcheck.hpp"
 #include "leaves.cuh"
+#include "pair_leaves.cuh"
 #include "vector.cuh"
 
 namespace zkaudit {
@@ -13,19 +14,22 @@ namespace zkaudit {
 struct LeafRun {
     int64_t begin, end;      // of its leaves
     const uint16_t* values;  // nullptr for fractions in memory: those of the level at hand, its bound variables bound
-    Scalar gamma;
+    const uint16_t* seconds;  // nullptr but for pairs
+    Scalar gamma, beta;
     const Scalar *p, *q;
+
+    PairColumns pairs() const { return {values, seconds, gamma, beta}; }
 };
 
 struct LeafRuns {
     std::vector<LeafRun> runs;
 
-    LeafRuns(const std::vector<int64_t>& ends, const std::vector<Small>& values, const Input& gammas, const std::vector<Input>& p,
-             const std::vector<Input>& q) {
+    LeafRuns(const std::vector<int64_t>& ends, const std::vector<Small>& values, const std::vector<Small>& seconds, const Input& gammas,
+             const Input& betas, const std::vector<Input>& p, const std::vector<Input>& q) {
         int64_t begin = 0;
         for (size_t i = 0; i < ends.size(); ++i) {
-            const auto* integers = values[i].size() == 0 ? nullptr : static_cast<const uint16_t*>(values[i].data());
-            runs.push_back({begin, ends[i], integers, elements(gammas)[i], elements(p[i]), elements(q[i])});
+            runs.push_back({begin, ends[i], words(values[i]), words(seconds[i]), elements(gammas)[i], elements(betas)[i], elements(p[i]),
+                            elements(q[i])});
             begin = ends[i];
         }
     }
@@ -49,6 +53,11 @@ struct LeafRuns {
     }
 
     int64_t length() const { return runs.empty() ? 0 : runs.back().end; }
+
+private:
+    static const uint16_t* words(const Small& integers) {
+        return integers.size() == 0 ? nullptr : static_cast<const uint16_t*>(integers.data());
+    }
 };
 
 /// One round on a level with `rounds` variables bound: out[0] = h(0), out[1] = h's leading coefficient.
@@ -65,6 +74,8 @@ void leaf_round_of(const LeafRuns& leaves, const Scalar* chi, const Scalar& lamb
         const auto& [run, first, begin, end] = pieces[i];
         if (run->values == nullptr) {
             equality.weigh<Lane>(FractionRound<StoredGates>{{run->p, run->q}, lambda}, first, begin, end, local);
+        } else if (run->seconds != nullptr) {
+            equality.weigh<Lane>(FractionRound<PairGates<level, rounds>>{{run->pairs(), chi}, lambda}, first, begin, end, local);
         } else if (unit) {
             const int64_t place = begin & (equality.width() - 1);
             const Scalar weight = before[place + end - begin] - before[place];
@@ -96,10 +107,10 @@ void at_leaf_level(int64_t level, int64_t rounds, const Body& body) {
     }
 }
 
-inline void leaf_round(const std::vector<int64_t>& ends, const std::vector<Small>& values, const Input& gammas, const std::vector<Input>& p,
-                       const std::vector<Input>& q, int64_t level, const Input& chi, const Input& lambda, const Input& low,
+inline void leaf_round(const std::vector<int64_t>& ends, const std::vector<Small>& values, const std::vector<Small>& seconds,
+                       const Input& gammas, const Input& betas, const std::vector<Input>& p, const std::vector<Input>& q, int64_t level, const Input& chi, const Input& lambda, const Input& low,
                        const Input& high, const Output& out) {
-    const LeafRuns leaves(ends, values, gammas, p, q);
+    const LeafRuns leaves(ends, values, seconds, gammas, betas, p, q);
     const Equality equality{elements(low), elements(high), logarithm(count(low))};
     at_leaf_level(level, logarithm(count(chi)), [&]<int l, int rounds>() {
         if constexpr (l + rounds <= 2) leaf_round_of<l, rounds>(leaves, elements(chi), *elements(lambda), equality, elements(out));
@@ -107,9 +118,9 @@ inline void leaf_round(const std::vector<int64_t>& ends, const std::vector<Small
 }
 
 /// The fractions of a level with its first variables bound.
-inline void leaf_write(const std::vector<int64_t>& ends, const std::vector<Small>& values, const Input& gammas, const std::vector<Input>& p,
-                       const std::vector<Input>& q, int64_t level, const Input& chi, const Output& p_out, const Output& q_out) {
-    const LeafRuns leaves(ends, values, gammas, p, q);
+inline void leaf_write(const std::vector<int64_t>& ends, const std::vector<Small>& values, const std::vector<Small>& seconds,
+                       const Input& gammas, const Input& betas, const std::vector<Input>& p, const std::vector<Input>& q, int64_t level, const Input& chi, const Output& p_out, const Output& q_out) {
+    const LeafRuns leaves(ends, values, seconds, gammas, betas, p, q);
     at_leaf_level(level, logarithm(count(chi)), [&]<int l, int rounds>() {
         const std::vector<LeafRuns::Piece> pieces = leaves.pieces(l + 1 + rounds, chunk);
         for_jobs(static_cast<int64_t>(pieces.size()), count(p_out), [&](int64_t i) {
@@ -118,6 +129,8 @@ inline void leaf_write(const std::vector<int64_t>& ends, const std::vector<Small
             if (run->values == nullptr) {
                 std::copy(run->p + 2 * (begin - first), run->p + 2 * (end - first), to_p + 2 * (begin - first));
                 std::copy(run->q + 2 * (begin - first), run->q + 2 * (end - first), to_q + 2 * (begin - first));
+            } else if (run->seconds != nullptr) {
+                in_lanes(PairWrite<l, rounds>{run->pairs(), elements(chi), to_p, to_q}, begin - first, end - first);
             } else {
                 in_lanes(LeafWrite<l, rounds>{run->values, run->gamma, elements(chi), to_p, to_q}, begin - first, end - first);
             }
@@ -133,6 +146,8 @@ void leaf_layer_of(const LeafRuns& leaves, Scalar* p_out, Scalar* q_out) {
         if (run->values == nullptr) {
             std::copy(run->p + (begin - first), run->p + (end - first), p_out + begin);
             std::copy(run->q + (begin - first), run->q + (end - first), q_out + begin);
+        } else if (run->seconds != nullptr) {
+            in_lanes(PairLayer<level>{run->pairs(), p_out + first, q_out + first}, begin - first, end - first);
         } else {
             in_lanes(LeafLayer<level>{run->values, run->gamma, p_out + first, q_out + first}, begin - first, end - first);
         }
@@ -140,9 +155,9 @@ void leaf_layer_of(const LeafRuns& leaves, Scalar* p_out, Scalar* q_out) {
 }
 
 /// Level 3 or 4; fractions in memory are those of that level already.
-inline void leaf_layer(const std::vector<int64_t>& ends, const std::vector<Small>& values, const Input& gammas, const std::vector<Input>& p,
-                       const std::vector<Input>& q, int64_t level, const Output& p_out, const Output& q_out) {
-    const LeafRuns leaves(ends, values, gammas, p, q);
+inline void leaf_layer(const std::vector<int64_t>& ends, const std::vector<Small>& values, const std::vector<Small>& seconds,
+                       const Input& gammas, const Input& betas, const std::vector<Input>& p, const std::vector<Input>& q, int64_t level, const Output& p_out, const Output& q_out) {
+    const LeafRuns leaves(ends, values, seconds, gammas, betas, p, q);
     if (level == 3) return leaf_layer_of<3>(leaves, elements(p_out), elements(q_out));
     if (level == 4) return leaf_layer_of<4>(leaves, elements(p_out), elements(q_out));
     throw nb::value_error("level: must be 3 or 4");

@@ -1,4 +1,6 @@
-"""Calls on the lowest levels of a lookup's fraction tree (cuda/cpu/bind_leaves.hpp), for a machine."""
+"""Calls on the lowest levels of a lookup's fraction tree (cuda/cpu/bind_leaves.hpp), for a machine.
+
+Pairs of integers are fractions in memory here (zk/leaves.py), so that no run has second ones."""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ P_WORDS, Q_WORDS = (0, 1, 3), (1, 2, 5)  # symmetric sums by level (cuda/leaves.
 
 
 def leaf_round(
-    m: Machine, ends: Sequence[int], values: Sequence[Any], gammas: Array, p: Sequence[Any], q: Sequence[Any], level: int,
+    m: Machine, ends: Sequence[int], values: Sequence[Any], seconds: Sequence[Any], gammas: Array, betas: Array,
+    p: Sequence[Any], q: Sequence[Any], level: int,
     chi: Any, lam: Any, low: Any, high: Any, out: Any,
 ) -> None:  # fmt: skip
     rounds = len(chi).bit_length() - 1
@@ -29,7 +32,9 @@ def leaf_round(
     if unit and batch == 0:  # has no inverse, and never comes up
         fetched = ([m.get(array) for array in arrays] for arrays in (values, p, q))
         integers, numerators, denominators = fetched
-        return host.leaf_round(ends, integers, gammas, numerators, denominators, level, chi, lam, low, high, out)
+        return host.leaf_round(
+            ends, integers, seconds, gammas, betas, numerators, denominators, level, chi, lam, low, high, out
+        )  # fmt: skip
     inverse = pow(batch, -1, MODULUS) if unit else 0
     shift = field.from_ints([inverse])
     runs = _runs(m, ends, values, gammas, p, q)
@@ -59,7 +64,8 @@ def leaf_round(
 
 
 def leaf_write(
-    m: Machine, ends: Sequence[int], values: Sequence[Any], gammas: Array, p: Sequence[Any], q: Sequence[Any], level: int,
+    m: Machine, ends: Sequence[int], values: Sequence[Any], seconds: Sequence[Any], gammas: Array, betas: Array,
+    p: Sequence[Any], q: Sequence[Any], level: int,
     chi: Any, p_out: Any, q_out: Any,
 ) -> None:  # fmt: skip
     rounds = len(chi).bit_length() - 1
@@ -70,7 +76,8 @@ def leaf_write(
 
 
 def leaf_layer(
-    m: Machine, ends: Sequence[int], values: Sequence[Any], gammas: Array, p: Sequence[Any], q: Sequence[Any], level: int,
+    m: Machine, ends: Sequence[int], values: Sequence[Any], seconds: Sequence[Any], gammas: Array, betas: Array,
+    p: Sequence[Any], q: Sequence[Any], level: int,
     p_out: Any, q_out: Any,
 ) -> None:  # fmt: skip
     runs = _runs(m, ends, values, gammas, p, q)
