@@ -1,9 +1,9 @@
 """The lowest levels of a lookup's fraction tree: far larger than all levels above together, and never kept.
 
 Most leaves are 1 / (gamma - v) for integers v of 16 bits, some are of pairs of such integers. The passes over the three lowest
-levels make fractions from these as they go (cuda/leaves.cuh, cuda/pair_leaves.cuh); level 3 is written when its turn comes, and level 4 is the lowest that is kept. Leaves
-of other kinds (wider pairs, and on a GPU all of them, table rows with their counts, blocks shorter than a run, integers that are too wide) are few:
-they are fractions in memory, between the runs of integers.
+levels make fractions from these as they go (cuda/leaves.cuh, cuda/pair_leaves.cuh); level 3 is written when its turn comes, and
+level 4 is the lowest that is kept. Leaves of other kinds (wider pairs, and on a GPU all of them, table rows with their counts,
+blocks shorter than a run, integers that are too wide) are few: they are fractions in memory, between the runs of integers.
 """
 
 from __future__ import annotations
