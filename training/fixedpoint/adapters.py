@@ -50,6 +50,8 @@ def from_peft(model: Any, bits: FixedPoint) -> tuple[nn.Sequential, dict[int, tu
         names = list(getattr(module, "lora_A", {}))
         if len(names) != 1 or not isinstance(base, nn.Linear):
             raise TrainingError("the PeftModel must have one LoRA adapter, on Linear layers")
+        if module.merged or module.use_dora[names[0]] or module.lora_bias[names[0]]:
+            raise TrainingError("the PeftModel's adapter must be plain LoRA: not merged, no DoRA, no bias in the second matrix")
         scale = float(module.scaling[names[0]])
         scales.add(scale)
         first, second = module.lora_A[names[0]].weight.detach().T, module.lora_B[names[0]].weight.detach().T
