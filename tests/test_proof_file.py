@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from zkaudit.zk import proof_file
 from zkaudit.zk.errors import BadInput, InvalidProof
+from zkaudit.zk.methods import FP8, GaLore, LoRA
 from zkaudit.zk.proof_file import ProofFile, decode, encode
+from zkaudit.zk.samplers import ViewBatch
 from zkaudit.zk.statement import Statement
 from zkaudit.zk.testing.segments import example, hidden_proof, statement_of
 from zkaudit.zk.verifier import verify_files, verify_segment, work
@@ -101,7 +103,9 @@ def test_a_proof_is_refused_under_another_statement(proved: ProofFile, field: st
         "seed": "other", "rates": statement.rates[::-1], "batch_seed": "00" * 32, "end": statement.start,
         "start": statement.end, "data": statement.data[48:] + statement.data[:48], "rows": 6, "batch": 1, "weight_bits": 33,
         "widths": (4, 3, 3), "loss": "square", "first_step": 1, "activation_bits": 7, "gradient_bits": 13, "columns": 7,
-        "segment": 1, "start_bound": statement.start_bound + 1, "previous": "00" * 32,
+        "segment": 1, "start_bound": statement.start_bound + 1, "previous": "00" * 32, "records": "00" * 32,
+        "galore": GaLore("sgd", "random", 2, (1, 1), ("left", "left"), 10, 20, 10, 0, 0, 1), "lora": LoRA((1, 0), 1, 1),
+        "fp8": FP8((-1,), (-6,), "e4m3"), "sampler": ViewBatch(1),
     }  # fmt: skip
     changed = dataclasses.replace(statement, **{field: other[field]})
     assert not accepted(encode(ProofFile(changed, proved.proof)))

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import shake_256
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,68 @@ def test_batches_go_on_where_a_run_was_stopped(proved: tuple[Path, list[Path]]) 
     whole = batches(replace(statement, rates=(1,) * 40))
     for first in (3, 9, 17, 30):
         assert (batches(replace(statement, first_step=first, rates=(1,) * 10)) == whole[first : first + 10]).all()
+
+
+def words(tag: bytes, seed: bytes, number: int, count: int) -> list[int]:
+    framed = b"".join(len(part).to_bytes(8, "little") + part for part in (tag, seed)) + number.to_bytes(8, "little")
+    stream = shake_256(framed).digest(8 * count)
+    return [int.from_bytes(stream[8 * i : 8 * i + 8], "little") for i in range(count)]
+
+
+def order(tag: bytes, seed: bytes, number: int, rows: list[int]) -> list[int]:
+    drawn = words(tag, seed, number, len(rows))
+    return [row for _, row in sorted(zip(drawn, rows, strict=True))]
+
+
+def by_the_document(s: Statement) -> list[list[int]]:
+    """Batches of the steps from 0, as docs/proof-format.md, section 3.1, says it, one entry after the other."""
+    seed, found, n = bytes.fromhex(s.batch_seed), s.sampler, s.batch
+    if isinstance(found, ViewBatch):
+        per_cycle = found.views * s.rows // n
+        places = [divmod(step, per_cycle) for step in range(s.steps)]
+        orders = {a: order(b"zkaudit view batches", seed, a, list(range(s.rows))) for a, _ in places}
+        return [[orders[a][(q * n + b) // found.views] for b in range(n)] for a, q in places]
+    assert isinstance(found, Buckets)
+    buckets = {k: [i for i, x in enumerate(found.lengths) if 2**k <= x < 2 ** (k + 1)] for k in range(41)}
+    buckets = {k: rows for k, rows in buckets.items() if rows}
+    odds = dict(zip(buckets, found.odds or [1] * len(buckets), strict=True))
+    steps: list[list[int]] = []
+    for a in itertools.count():
+        batches_of = {}
+        for k, rows in buckets.items():
+            ordered = order(b"zkaudit bucket " + str(k).encode(), seed, a, rows)
+            batches_of[k] = [ordered[n * i : n * i + n] for i in range(len(rows) // n)]
+        total_of = {k: len(cut) for k, cut in batches_of.items()}
+        for c in range(found.cycles):
+            left = {k: f * (c + 1) // found.cycles - f * c // found.cycles for k, f in total_of.items()}
+            weight, m = {k: 2**k * n * odds[k] * count for k, count in left.items()}, sum(left.values())
+            w = words(b"zkaudit bucket draws", seed, a * found.cycles + c, 2 * m)
+            for i in range(m):
+                there = [k for k in left if left[k]]
+                point = (2**64 * w[2 * i] + w[2 * i + 1]) * sum(weight[k] for k in there) // 2**128
+                k = next(k for k in there if point < sum(weight[other] for other in there if other <= k))
+                left[k] -= 1
+                steps.append(batches_of[k].pop(0))
+                if len(steps) == s.steps:
+                    return steps
+    raise AssertionError
+
+
+@given(
+    st.lists(st.sampled_from([1, 2, 3, 5, 9, 1 << 40]), min_size=4, max_size=40), st.integers(1, 3), st.integers(1, 5),
+    st.integers(0, 9), st.binary(min_size=32, max_size=32),
+)  # fmt: skip
+def test_batches_are_those_of_the_document(lengths: list[int], batch: int, number: int, odd: int, seed: bytes) -> None:
+    """number: of views or cycles."""
+    used = len(buckets_of(np.array(lengths)))
+    base = replace(statement_of(rows=len(lengths), batch=batch), batch_seed=seed.hex(), rates=(1,) * 50)
+    for sampler in (ViewBatch(number), Buckets(tuple(lengths), tuple(odd + i for i in range(used)) if odd else (), number)):
+        s = replace(base, sampler=sampler)
+        try:
+            check(s)
+        except BadInput:
+            continue  # no bucket fills a batch
+        assert batches(s).tolist() == by_the_document(s)
 
 
 def test_without_a_sampler_batches_are_fresh_orders() -> None:

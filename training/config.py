@@ -266,7 +266,7 @@ def _from_tables(content: dict[str, Any], folder: Path) -> RunConfig:
     for table in chosen.values():
         table.update({key: tuple(value) for key, value in table.items() if isinstance(value, list)})
     lengths = chosen.get("length_buckets", {}).get("lengths")
-    if is_kind(lengths, str) and lengths.endswith(".npy"):
+    if isinstance(lengths, str) and lengths.endswith(".npy"):
         chosen["length_buckets"]["lengths"] = str(folder / lengths)
     steps, rate = training.get("steps"), training.get("learning_rate")
     if "learning_rate" in training:

@@ -78,7 +78,8 @@ def sampler_of(config: SamplerConfig | None, x: Integers, batch: int, places: Pl
 
 def _nonzero(x: Integers) -> Integers:
     """At least 1, the shortest length that there is."""
-    return np.maximum(np.count_nonzero(x, axis=1), 1).astype(np.int64)
+    lengths: Integers = np.maximum(np.count_nonzero(x, axis=1), 1).astype(np.int64)
+    return lengths
 
 
 def _from_file(path: str, rows: int, places: Places) -> Integers:
@@ -93,7 +94,7 @@ def _from_file(path: str, rows: int, places: Places) -> Integers:
     kept, expected = places or (np.arange(rows), rows)
     if len(lengths) != expected:
         raise TrainingError(f"{path} holds {len(lengths)} lengths, but the data set has {expected} rows")
+    chosen: Integers = lengths[kept].astype(np.int64)
     if lengths.min() < 1 or lengths.max() > LARGEST_LENGTH:
         raise TrainingError(f"{path} holds a length outside 1 to {LARGEST_LENGTH}")
-    chosen: Integers = lengths[kept].astype(np.int64)
     return chosen

@@ -113,7 +113,8 @@ def read(value: object) -> Sampler | None:
     names = [x.name for x in dataclasses.fields(kind)]
     if sorted(value) != sorted([*names, "kind"]):
         raise ValueError(f"a {kind.kind} sampler has the fields kind, {', '.join(names)}")
-    return kind(**{name: tuple(value[name]) if isinstance(value[name], list) else value[name] for name in names})
+    given: dict[str, Any] = {name: tuple(x) if isinstance(x := value[name], list) else x for name in names}
+    return kind(**given)
 
 
 def written(sampler: Sampler) -> dict[str, Any]:
