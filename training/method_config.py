@@ -13,6 +13,7 @@ from zkaudit.training.errors import TrainingError
 from zkaudit.training.provable import DECAY_BITS, FP8, GaLore, LoRA
 
 SIDES = ("left", "right", "small")
+ENERGY = 256  # a basis's share of energy is rounded up to a multiple of 1 / 256
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class GaLoreConfig:
     projection_bits: int = 14  # fractional bits of the projected gradient, up to a factor of two
     moment_bits: int = 10
     epsilon: int = 4  # added to the root of the second moment, in units of the projected gradient
+    energy: float = 0.0  # the share of its first gradient's energy that a basis must capture, proved; with "svd" only
 
     def __post_init__(self) -> None:
         integer("[galore] rank", self.rank, 1, 1 << 16)
@@ -47,6 +49,10 @@ class GaLoreConfig:
         integer("[galore] projection_bits", self.projection_bits, 4, 24)
         integer("[galore] moment_bits", self.moment_bits, 8, 14)
         integer("[galore] epsilon", self.epsilon, 1, 1 << 14)
+        if not is_kind(self.energy, float) or not 0 <= self.energy <= 255 / ENERGY:
+            refuse("[galore] energy", self.energy, f"a number from 0 to {255 / ENERGY}")
+        if self.energy and self.basis != "svd":
+            refuse("[galore] energy", self.energy, '0 with a basis that is not made from a gradient: choose basis = "svd"')
         if self.optimizer == "adam" and round((1 - self.beta2) * 2**self.moment_bits) < 4:
             refuse("[galore] beta2", self.beta2, f"at most {1 - 4 / 2**self.moment_bits} with moment_bits = {self.moment_bits}")
 
@@ -65,7 +71,7 @@ class GaLoreConfig:
         beta1, beta2 = (round(beta * 2**DECAY_BITS) for beta in (self.beta1, self.beta2))
         return GaLore(
             self.optimizer, self.basis, self.gap, ranks, tuple(sides), self.basis_bits, shift, self.moment_bits, beta1, beta2,
-            self.epsilon,
+            self.epsilon, math.ceil(self.energy * ENERGY),
         )  # fmt: skip
 
     def unit(self, method: GaLore, batch: int, product_bits: int, weight_bits: int) -> float:

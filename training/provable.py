@@ -28,6 +28,7 @@ class GaLore:
     beta1: int
     beta2: int
     epsilon: int
+    energy: int = 0  # a basis captures so many 256ths of its first gradient's energy
 
     @cached_property
     def kernels(self) -> tuple[Kernel, Kernel]:
@@ -77,6 +78,7 @@ class FP8:
 
 
 def as_manifest(method: GaLore | LoRA | FP8) -> dict[str, Any]:
-    """The manifest's object."""
-    values = ((x.name, getattr(method, x.name)) for x in dataclasses.fields(method))
+    """The manifest's object; a field that has its default is left out."""
+    fields = ((x, getattr(method, x.name)) for x in dataclasses.fields(method))
+    values = ((x.name, value) for x, value in fields if value != x.default)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values}

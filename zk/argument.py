@@ -6,6 +6,7 @@
     products    all matrix products of all layers and steps         fac4dnn.py
     weights     the update history and the end weights              history.py
     projection  GaLore's projected gradients and bases              circuit/projection.py
+    energy      how much of a gradient they capture                 circuit/energy.py
     elements    sign bits, loss, moments, first segment's ranges    relu.py, loss.py, circuit/galore.py
     gather      every claim so far, zkReLU's products included      gather.py
     settle      the channel's end: one inner-product argument       hiding.py
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 
 from zkaudit.zk import fac4dnn, gather, history, lookup, loss, relu
 from zkaudit.zk.channel import Channel, ProverChannel, VerifierChannel
-from zkaudit.zk.circuit import galore, projection
+from zkaudit.zk.circuit import energy, galore, projection
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.network import Network
 from zkaudit.zk.sampling import batches
@@ -68,6 +69,7 @@ def prove(statement: Statement, witness: Witness, channel: ProverChannel, phases
         claims += product_claims
         claims += history.prove(network, witness, weight_claims, channel)
         claims += projection.prove(network, witness, channel)
+        claims += energy.prove(network, witness, channel)
     with phases.phase("relu", 0.75):
         claims += relu.sign_claims(layout, channel)
         claims += loss.loss_claims(layout, channel)
@@ -90,6 +92,7 @@ def verify(statement: Statement, channel: VerifierChannel) -> None:
     claims += product_claims
     claims += history.verify(network, weight_claims, channel)
     claims += projection.verify(network, channel)
+    claims += energy.verify(network, channel)
     claims += relu.sign_claims(layout, channel)
     claims += loss.loss_claims(layout, channel)
     claims += galore.claims(statement, layout.named, channel)

@@ -35,6 +35,7 @@ class GaLore:
     beta1: int  # decay rates times 2^10
     beta2: int
     epsilon: int  # in units of the projected gradient
+    energy: int = 0  # a basis captures so many 256ths of its first gradient's energy; with "svd" only
 
     @property
     def is_adam(self) -> bool:
@@ -81,6 +82,7 @@ class GaLore:
         for name in ("beta1", "beta2"):
             _integer(f"galore.{name}", getattr(self, name), 0, (1 << FRACTION) - 1)
         _integer("galore.epsilon", self.epsilon, 1, 1 << 14)
+        _integer("galore.energy", self.energy, 0, 255 if self.is_committed else 0)
         _per_layer("galore.ranks", self.ranks, len(widths) - 1)
         _per_layer("galore.sides", self.sides, len(widths) - 1)
         for j, (rank, side) in enumerate(zip(self.ranks, self.sides, strict=True)):
@@ -168,15 +170,16 @@ def read(kind: type[Spec], value: object) -> Spec | None:
     if value is None:
         return None
     names = [x.name for x in dataclasses.fields(kind)]
-    if not isinstance(value, dict) or sorted(value) != sorted(names):
+    needed = {x.name for x in dataclasses.fields(kind) if x.default is dataclasses.MISSING}
+    if not isinstance(value, dict) or not needed <= set(value) <= set(names):
         raise ValueError(f"a {kind.__name__} object has the fields {', '.join(names)}")
     given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in value.items()}
     return kind(**given)
 
 
 def written(spec: GaLore | LoRA | FP8) -> dict[str, Any]:
-    """The object that `read` reads."""
-    return {x.name: getattr(spec, x.name) for x in dataclasses.fields(spec)}
+    """The object that `read` reads; a field that has its default is left out."""
+    return {x.name: value for x in dataclasses.fields(spec) if (value := getattr(spec, x.name)) != x.default}
 
 
 def _integer(name: str, value: object, low: int, high: int) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from zkaudit.zk import field
+from zkaudit.zk import exact, field
 from zkaudit.zk.backend import HOST, Place, contiguous, place_of
 from zkaudit.zk.block import LIMB, SIGN_OFFSET, limb_bits, padded
-from zkaudit.zk.circuit import fp8, galore, lora
+from zkaudit.zk.circuit import energy, fp8, galore, lora
 from zkaudit.zk.circuit.arithmetic import split
 from zkaudit.zk.circuit.galore_witness import galore_tables, moments_after
 from zkaudit.zk.circuit.step import Tensor
@@ -41,6 +41,7 @@ def segment_witness(trace: Trace, layout: Layout, batches: Integers, place: Plac
     moments = [x for layer in galore.layers(s) for x in moments_after(layer, witness.tables)]
     if is_stored and not (_follow(witness) and all(map(np.array_equal, moments, end[len(layout.trained) :]))):
         raise BadInput(f"the trace's weights after step {stored_at - 1} do not follow from its updates")
+    tables |= {name: place.put(placed(layout, name, values)) for name, values in energy.tables(witness).items()}
     if s.segment == 0:
         tables |= start_limb_tables(layout, tables)
     return witness
@@ -346,7 +347,7 @@ def _after(weights: Sequence[Integers], witness: Witness) -> list[Integers]:
         total = matrix.astype(np.int64)
         for t, rate in enumerate(pair.rates):
             step = slice(t * pair.per_step, (t + 1) * pair.per_step)
-            total = total - rate * _exact_product(left[:, step], right[:, step].T, rate)
+            total = total - rate * exact.product(left[:, step], right[:, step].T, rate)
         updated.append(total)
     return updated + [moments for layer in galore.layers(layout.statement) for moments in moments_after(layer, witness.tables)]
 
@@ -363,14 +364,3 @@ def _follow(witness: Witness) -> bool:
         if (field.evaluate_small(change, rows, columns) + field.dot(field.mul(left, rates), right)) % field.MODULUS:
             return False
     return True
-
-
-def _exact_product(a: Integers, b: Integers, rate: int) -> Integers:
-    """a @ b by float64 products of 16-bit halves of b, each exact below 2^53; BadInput if rate times it could leave 63 bits."""
-    largest = int(np.abs(a).max(initial=0)) * a.shape[1]
-    if largest << LIMB >= 1 << 53 or largest * int(np.abs(b).max(initial=0)) * rate >= 1 << 62:
-        raise BadInput("the trace's updates are too large for exact 64-bit arithmetic: lower the batch, rate or gradient_bits")
-    high, low = b >> LIMB, b & ((1 << LIMB) - 1)
-    left = a.astype(np.float64)
-    product: Integers = ((left @ high).astype(np.int64) << LIMB) + (left @ low).astype(np.int64)
-    return product

@@ -70,6 +70,23 @@ def bounded_update(target: Tensor, largest: int, left: Tensor, right: Tensor, pr
     return torch.addmm(target, left, right, alpha=-rate)
 
 
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left right, int64; TrainingError if it could leave 62 bits."""
+    return _joined(*_limb_products(left, right, magnitude(right), 32))
+
+
+def sum_of_squares(values: Tensor) -> int:
+    """Of int64, exact, whatever its size: 2^20 products of limbs of 16 bits at a time stay within float64."""
+    sizes = values.abs().reshape(-1)
+    limbs = torch.stack([(sizes >> shift & 0xFFFF).to(torch.float64) for shift in range(0, 64, 16)])
+    total = 0
+    for first in range(0, len(sizes), 1 << 20):
+        part = limbs[:, first : first + (1 << 20)]
+        products = (part @ part.T).to(torch.int64).tolist()
+        total += sum(x << (16 * (i + k)) for i, row in enumerate(products) for k, x in enumerate(row))
+    return total
+
+
 def magnitude(values: Tensor) -> int:
     """The largest absolute value; 0 for an empty tensor."""
     if values.numel() == 0:

@@ -105,12 +105,26 @@ class ProjectedStep(Step):
             projected, rest = exact.rescaled_product(left, beside, exact.magnitude(beside), method.shift)
             if exact.magnitude(projected) >= SIGNED_RANGE:
                 raise TrainingError("a projected gradient leaves 16 bits; use fewer [galore] projection_bits")
+            if method.energy and self.number % method.gap == 0:
+                require_energy(method, projected, activation.T, gradient)
             self.arrays |= {f"projected{j}": projected, f"rest{j}": rest}
             direction = subspace.direction(projected.to(torch.float64))
             pair = (subspace.basis, direction) if subspace.is_left else (direction.T, subspace.basis.T)
             self._subtract(j, *pair, self.settings.rates[self.number])
         except TrainingError as error:
             raise TrainingError(f"{self._place(j)}: {error}") from None
+
+
+def require_energy(method: GaLore, projected: Tensor, left: Tensor, right: Tensor) -> None:
+    """TrainingError unless R has energy / 256 of D's energy, D = left right; both sides as docs/proof-system.md has them."""
+    captured = exact.sum_of_squares(projected) << (2 * method.shift + 8)
+    whole = exact.sum_of_squares(exact.product(left, right)) << (2 * method.basis_bits)
+    if captured < method.energy * whole:
+        share = captured / (256 * whole)
+        raise TrainingError(
+            f"a basis captures {share:.3f} of its gradient's energy, and [galore] energy asks for {method.energy / 256:.3f}; "
+            "use a larger rank or more projection_bits, or ask for less"
+        )
 
 
 def signs(method: GaLore, j: int, t: int, units: int, seed: bytes | None) -> Tensor:

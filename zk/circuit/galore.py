@@ -95,12 +95,26 @@ class Projected:
             (Block(f"basis{j}.products", padded(self.rank), lows), self.spec.basis_bits + 3),
         ]
 
+    @property
+    def energy_factors(self) -> tuple[int, int]:
+        """Of the sums of R^2 and D^2 in energy.py's equation."""
+        many, few = 2 * self.spec.shift + 8, 2 * self.spec.basis_bits
+        common = min(many, few)
+        return 1 << (many - common), self.spec.energy << (few - common)
+
+    @property
+    def energy_bits(self) -> int:
+        """Of energy.py's slack."""
+        return (self.energy_factors[0] * self.kept * self.rank * SIGNED * SIGNED).bit_length()
+
     def ranges(self) -> list[tuple[Block, int]]:
         """Blocks with the bits of their ranges."""
         j, highs, lows = self.layer, padded(self.kept), padded(self.samples)
         found = [(Block(f"projected{j}", highs, lows), LIMB), *limbs(f"projected{j}.rest", highs, lows, self.spec.shift)]
         if self.spec.is_committed:
             found += self.basis_blocks
+        if self.spec.energy:
+            found += limbs(f"energy{j}", 1, padded(self.periods), self.energy_bits)
         if self.spec.is_adam:
             before, inside, bits = (
                 padded((self.periods + 1) * self.rank),
@@ -137,11 +151,17 @@ class Projected:
             before.append(out[-1])
         return np.concatenate(fresh), np.concatenate([*before, field.zeros(self.rank)])
 
+    def first_steps(self, weights: Array) -> Array:
+        """Weights over (period, place) on each period's first step: over (step, place)."""
+        return self._on_steps(weights, [k * self.spec.gap for k in range(self.periods)])
+
     def last_steps(self, weights: Array) -> Array:
         """Weights over (period, place) on each period's last step: over (step, place)."""
+        return self._on_steps(weights, [min((k + 1) * self.spec.gap, self.statement.steps) - 1 for k in range(self.periods)])
+
+    def _on_steps(self, weights: Array, steps: list[int]) -> Array:
         out = field.zeros(self.samples).reshape(-1, self.rank, 4)
-        last = [min((k + 1) * self.spec.gap, self.statement.steps) - 1 for k in range(self.periods)]
-        out[last] = weights.reshape(-1, self.rank, 4)
+        out[steps] = weights.reshape(-1, self.rank, 4)
         return out.reshape(-1, 4)
 
 
