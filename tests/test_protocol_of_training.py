@@ -15,6 +15,8 @@ from zkaudit.zk import argument
 from zkaudit.zk.argument import Phases
 from zkaudit.zk.errors import InvalidProof
 from zkaudit.zk.layout import Layout
+from zkaudit.zk.methods import FP8
+from zkaudit.zk.samplers import ViewBatch
 from zkaudit.zk.statement import Statement, derive_batch_seed
 from zkaudit.zk.testing import ChannelProtocol
 from zkaudit.zk.testing.segments import Committed, committed, example, statement_of
@@ -58,7 +60,13 @@ class Training(ChannelProtocol):
 
     def mutations(self, statement: Statement) -> Iterator[tuple[str, Statement]]:
         """Those that are refused by themselves need no proof to be."""
-        return ((what, other) for what, other in super().mutations(statement) if not invalid(other))
+        added = {
+            "sampler": ViewBatch(1),
+            "records": "00" * 32,
+            "fp8": FP8(*((x,) * (statement.layers - 1) for x in (-1, -6)), "e4m3"),
+        }
+        optional = ((f"'{name}' added", replace(statement, **{name: value})) for name, value in added.items())
+        return ((what, other) for what, other in (*super().mutations(statement), *optional) if not invalid(other))
 
     def prover(self, statement: Statement, witness: Committed, channel: Any) -> None:
         layout = witness.witness.layout

@@ -40,7 +40,7 @@ METHOD = Method(
     changes=("speed", "batch", "schedule"),
     effect="A 1B model of context 8192 at the cost of one of 2048; a target accuracy in a third of the time.",
     library="The released scripts patch open_lm; decomposition and sampler are ours, in integers.",
-    provable="Batches follow from the public seed and public lengths, in few fixed shapes (zk/sampling.py).",
+    provable="Exact training may draw buckets of one batch size; proofs show it (docs/step-records.md). Lengths are declared.",
     server_sees="Gradients of whole pieces of single documents of one length; the length shows in shapes and positions.",
     use=(
         "from zkaudit.training.batch.length_buckets import Decomposition, LengthBucketSampler, Pieces\n"

@@ -32,7 +32,7 @@ METHOD = Method(
     changes=("batch", "schedule"),
     effect="iCaRL on Split-CIFAR-10, buffer of 200: accuracy from 63.58% to 67.21%, forgetting from 28.05 to 18.72 points.",
     library="timm's RepeatAugSampler repeats views too, without the cycle; the sampler is ours.",
-    provable="Batches follow from the public seed, as those of the exact trainer would (zk/sampling.py).",
+    provable="Exact training may draw batches so, and proofs show it (docs/step-records.md); views of a row are alike there.",
     server_sees="Fewer records behind each gradient, B / V of them, in several linked views: easier to invert.",
     use=(
         "from zkaudit.training.batch.view_batch import ViewBatchSampler, Views\n"

@@ -167,6 +167,8 @@ def _others(value: Any) -> Iterator[tuple[str, Any]]:
         if value:
             yield "with its last entry left out", value[:-1]
             yield "with its last entry doubled", (*value, value[-1])
+    elif value is None:
+        return  # an optional field that is absent: what else it could hold is for the protocol's own `mutations`
     elif dataclasses.is_dataclass(value):
         yield from mutated_fields(value)
     else:
