@@ -12,11 +12,13 @@ LOSS_NAMES = {"cross_entropy": "softmax cross-entropy", "square": "square loss"}
 def statement_lines(statement: Mapping[str, Any]) -> list[str]:
     """`statement` is what `Statement.to_json` returns; one line an aspect, each beginning with its name."""
     first, steps = statement["first_step"], statement["steps"]
+    head = statement.get("records")
     return [
         named_line("steps", f"{first} to {first + steps - 1} ({steps}), segment {statement['segment']}"),
         *run_lines([statement]),
         named_line("start weights", f"commitment {statement['start_commitment'][:16]}..."),
         named_line("end weights", f"commitment {statement['end_commitment'][:16]}..."),
+        *([] if head is None else [named_line("step records", f"head {head[:16]}... after step {first + steps - 1}")]),
         named_line("statement", f"SHA-256 {statement['digest']}"),
     ]
 

@@ -16,8 +16,9 @@ from test_proved_samplers import BUCKETS, VIEWS, configured
 from tiny_runs import assert_refused, command, succeed
 
 from zkaudit.cli import step_records
-from zkaudit.training.step_file import StepFile
-from zkaudit.training.steps import parse_header, parse_record
+from zkaudit.training import trace as trace_module
+from zkaudit.training.step_file import StepFile, StepWriter
+from zkaudit.training.steps import StepRecord, parse_header, parse_record
 from zkaudit.zk import proof_file
 from zkaudit.zk.errors import BadInput, InvalidProof
 from zkaudit.zk.proof_file import ProofFile
@@ -210,6 +211,32 @@ def test_records_of_a_stopped_run_are_caught_up_with(proved: tuple[Path, list[Pa
     (run / "metrics.json").unlink()
     succeed("train", run.parent / "config.toml", "--out", run)
     assert (run / LINES).read_bytes() == whole
+
+
+@pytest.mark.parametrize("stopped", [0, 3, 6])
+def test_a_run_that_was_stopped_has_all_records_in_the_end(
+    stopped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of an unfinished chunk are trained on once more; what was recorded of them stays."""
+    write = StepWriter.write
+
+    def stop(writer: StepWriter, record: StepRecord) -> str:
+        if record.step == stopped:
+            raise KeyboardInterrupt
+        return write(writer, record)
+
+    config, run = configured(tmp_path, "records = true\n"), tmp_path / "run"
+    monkeypatch.setattr(trace_module, "LONGEST_CHUNK", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(StepWriter, "write", stop)
+        assert command("train", config, "--out", run).code == 130
+    before = (run / LINES).read_bytes()
+    assert len(before.splitlines()) == 1 + stopped
+    succeed("train", config, "--out", run)
+    assert (run / LINES).read_bytes().startswith(before)
+    succeed("prove", run, "--out", tmp_path / "proof.zkp")
+    assert "records 0 to 9" in succeed("verify", tmp_path / "proof.zkp", "--records", run / LINES)
+    assert "after step 9" in succeed("inspect", tmp_path / "proof.zkp")
 
 
 def test_a_run_whose_records_are_not_its_own_is_not_proved(proved: tuple[Path, list[Path]], tmp_path: Path) -> None:
