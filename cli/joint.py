@@ -53,6 +53,7 @@ def handed_over(folder: Path, proof: Path) -> dict[str, Any]:
         },
         "start": bound.start,
         "end": bound.end,
+        "frozen": bound.frozen,
         "inputs": bound.inputs,
         "targets": bound.targets,
         "batches": bound.batches,

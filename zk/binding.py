@@ -30,8 +30,9 @@ MODEL = "model.safetensors"
 class BoundRun:
     """What a run holds and a proof speaks about, in integers: weights times 2^weight_bits, data times 2^activation_bits."""
 
-    start: list[Integers]  # of each layer, (d + 1, outputs), the bias row last
+    start: list[Integers]  # of each layer, (d + 1, outputs), the bias row last; with LoRA each adapter's two matrices
     end: list[Integers]
+    frozen: list[Integers]  # the layers under LoRA's adapters; none otherwise
     inputs: Integers  # (rows, d)
     targets: Integers  # (rows, outputs)
     batches: Integers  # (steps, batch), rows of the data
@@ -41,22 +42,21 @@ class BoundRun:
 def bind(run: Path, proofs: Sequence[Path]) -> BoundRun:
     """What the run holds, all of it opened against the proof's commitments; the proof itself must have been verified.
 
-    NotBound says what does not open; BadInput for a folder that is no run, a run that was not proved, or a statement of a
-    training method other than plain SGD, whose commitments hold more than weights.
+    What commitments hold beside the weights, GaLore's moments, must open too and is not handed on. NotBound says what does not
+    open; BadInput for a folder that is no run, or a run that was not proved.
     """
     trace = read_trace(run / "trace")
     paths = verifier.in_order(proofs)
     first, last = (proof_file.read(path).statement for path in (paths[0], paths[-1]))
-    _require_plain(first)
     _require_same_shape(run, trace, first, last)
     layout, end_layout = Layout(first), Layout(last)
     inputs, targets = trace.data()
-    start, end = trace.state_before(0)[1], trace.state_before(trace.steps)[1]
+    frozen, start, end = trace.frozen(), trace.state_before(0)[1], trace.state_before(trace.steps)[1]
     drawn = batches(replace(first, rates=tuple(trace.manifest["learning_rate"])))
     if not np.array_equal(trace.batches(0, trace.steps), drawn):
         raise NotBound(f"{run} is not what the proof is about: its batches are not those that the proof's seed chooses")
     openings = (
-        ("data", opening.data_path(run), first.data, layout.data, lambda: data_tables(layout, inputs, targets)),
+        ("data", opening.data_path(run), first.data, layout.data, lambda: data_tables(layout, inputs, targets, frozen)),
         ("start weights", opening.weights_path(run, 0), first.start, layout.start, _weights(layout, "start", start)),
         ("end weights", opening.weights_path(run, trace.steps), last.end, end_layout.end, _weights(end_layout, "end", end)),
     )
@@ -67,23 +67,18 @@ def bind(run: Path, proofs: Sequence[Path]) -> BoundRun:
             opening.check_model(path, run / MODEL, opened_by)
         except InvalidProof as error:
             raise NotBound(f"{run} is not what the proof is about: {error}") from None
+    data = "data and frozen weights" if frozen else "data"
     checks = (
         "The run's start weights, those of the trace and of the model file, open the first statement's start commitment.",
         "Its end weights, those of the trace and of the model file, open the last statement's end commitment.",
-        "Its data open the data commitment, and its batches are those that the public seed chooses.",
+        f"Its {data} open the data commitment, and its batches are those that the public seed chooses.",
     )
-    return BoundRun(start, end, inputs, targets, drawn, checks)
+    trained = len(layout.trained)
+    return BoundRun(start[:trained], end[:trained], frozen, inputs, targets, drawn, checks)
 
 
 def _weights(layout: Layout, which: str, weights: Sequence[Integers]) -> Tables:
     return lambda: weight_tables(layout, which, weights)
-
-
-def _require_plain(statement: Statement) -> None:
-    """However its batches are chosen."""
-    used = [name for name in methods.SPECS if getattr(statement, name) is not None]
-    if used:
-        raise BadInput(f"a run is bound to proofs of plain SGD only; this statement's training uses {', '.join(used)}")
 
 
 def _require_same_shape(run: Path, trace: Trace, first: Statement, last: Statement) -> None:
@@ -97,6 +92,9 @@ def _require_same_shape(run: Path, trace: Trace, first: Statement, last: Stateme
             shown = "-".join(map(str, held[name])) if name == "widths" else held[name]
             said = "-".join(map(str, value)) if isinstance(value, tuple) else value
             raise NotBound(f"{run} is not what the proof is about: its {name} is {shown}, the statement's {said}")
+    for name in methods.SPECS:
+        if getattr(first, name) != getattr(trace, name):
+            raise NotBound(f"{run} is not what the proof is about: its {name} is not the statement's")
     if not trace.complete:
         raise BadInput(f"the training run {run} has not ended: run `zkaudit train` again to finish it")
 

@@ -20,11 +20,12 @@ from zkaudit.attacks.digests import of_tensors
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.joint import controls
 from zkaudit.attacks.joint.client import Client, Found, named
-from zkaudit.attacks.joint.defending import default_defences, measured_defences
+from zkaudit.attacks.joint.defending import default_defences, measured_defences, suggested
 from zkaudit.attacks.joint.factors import SparseFactors
 from zkaudit.attacks.joint.meter import measured
 from zkaudit.attacks.joint.ratios import Ratios
 from zkaudit.attacks.joint.scoring import NEAR, Scorer, value
+from zkaudit.attacks.joint.sparse_records import SparseRecords
 from zkaudit.attacks.joint.unrolled import UnrolledMatching
 from zkaudit.attacks.ledger import PeakMemory
 from zkaudit.attacks.threat import Capability
@@ -35,6 +36,7 @@ PACKAGES = ("torch", "numpy", "scipy")
 SUMMARIES = {
     "ratios": "the first layer's weight update over its bias update, unit by unit",
     "sparse_factors": "the first layer's update as a sum over records whose errors are zero where units did not fire",
+    "sparse_records": "vectors with zeros of their own in the space that the first layer's update spans",
     "unrolled_matching": "records whose simulated training moves the weights as observed, over all steps",
     "marginal": "each number drawn from its column of the data, without the update",
     "mean_record": "the mean of the data, without the update",
@@ -47,7 +49,8 @@ def joint_audit(
     """Audit the update of a bound run and write result.json and report.html to `out`.
 
     `handed` has `name`, `proof` (for the report: files with digests, verdict, checks), `statements` (a JSON view for each
-    segment), `hashes`, and in integers `start`, `end`, `inputs`, `targets`, `batches`. AuditError unless it is plain SGD.
+    segment), `hashes`, and in integers `start`, `end`, `inputs`, `targets`, `batches`, with LoRA `frozen`. AuditError for a
+    training method that no attack here knows.
     """
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -65,7 +68,7 @@ def joint_audit(
 
 
 def _facts(handed: Mapping[str, Any], client: Client) -> dict[str, Any]:
-    update = of_tensors(named(client.update))
+    update = of_tensors(named(client.update, client.method))
     return {
         "schema": 1,
         "zkaudit": version("zkaudit"),
@@ -85,12 +88,13 @@ def _attacks(client: Client, progress: Progress) -> list[dict[str, Any]]:
     seen, scorer = client.seen, Scorer(*client.truth, client.data)
 
     def matching() -> Found:
-        return UnrolledMatching().run(seen, progress)
+        return UnrolledMatching().run(seen, progress, near=suggested(seen))
 
     n = seen.records
     return [
         _one("ratios", "attack", lambda: Ratios().run(seen), scorer),
         _one("sparse_factors", "attack", lambda: SparseFactors().run(seen), scorer),
+        _one("sparse_records", "attack", lambda: SparseRecords().run(seen), scorer),
         _one("unrolled_matching", "attack", matching, scorer),
         _one("marginal", "control", lambda: controls.marginal(client.data, n), scorer),
         _one("mean_record", "control", lambda: controls.mean_record(client.data, n), scorer),
@@ -122,7 +126,8 @@ def _verdict(client: Client, result: Mapping[str, Any]) -> dict[str, Any]:
     recovered, guessed = value(best, RECOVERED) or 0.0, max(value(attack, RECOVERED) or 0.0 for attack in controlled)
     near = (value(best, FIDELITY) or 0.0) - max(value(attack, FIDELITY) or 0.0 for attack in controlled)
     behind = f"{_count(steps, 'step')} on {_count(batch, 'record')} each, {n} of {len(client.data)} different ones in all"
-    sentences = [f"The proof is valid and the update is the one it speaks about: {behind}."]
+    method = "" if client.method.names == "plain SGD" else f", trained with {client.method.names}"
+    sentences = [f"The proof is valid and the update is the one it speaks about: {behind}{method}."]
     beyond = max(recovered - guessed, near)
     leaks = beyond >= PARTLY or recovered > guessed  # one whole record of many is a leak, however small its share
     level = "exposed" if beyond >= EXPOSED else "partly exposed" if leaks else "no leak found"

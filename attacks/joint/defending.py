@@ -4,7 +4,8 @@ A defence of what is sent (noise, sparsity, precision) is tried on the very upda
 client trains (batch, local steps) needs another training: the same start weights and data, in floating point, which no proof
 speaks about, and the note says so. The static attacker runs `ratios` unchanged and is scored by what it claims. The adaptive
 one knows the defence and takes what fits: least squares over all units of one record, sparse factors, matching over all steps,
-and ratios of units that moved most where nothing else applies.
+and ratios of units that moved most where nothing else applies. Under GaLore or LoRA the static one takes the update for one of
+plain SGD, and the adaptive one has the records' zeros and matching through the method's steps.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from zkaudit.attacks.federated.client import in_precision
 from zkaudit.attacks.federated.settings import FederatedSettings
 from zkaudit.attacks.joint import controls
 from zkaudit.attacks.joint.client import Client, Found, Seen, layers, named
-from zkaudit.attacks.joint.factors import SparseFactors
+from zkaudit.attacks.joint.factors import ROUGH_DRAWS, ROUGHLY, SparseFactors
 from zkaudit.attacks.joint.network import mean_loss, trained
 from zkaudit.attacks.joint.ratios import Ratios, guesses, regression
 from zkaudit.attacks.joint.scoring import Scorer
+from zkaudit.attacks.joint.sparse_records import SparseRecords
 from zkaudit.attacks.joint.unrolled import UnrolledMatching
 
 SEEDS = (0, 1, 2)
 TIMES = 8  # what batch and local steps are multiplied by
-ROUGHLY = 0.005  # what counts as zero in updates that were disturbed
 QUICK = UnrolledMatching(restarts=1, iterations=200, most_steps=8)  # for each seed of each defence
 
 
@@ -67,7 +68,11 @@ def measured_defences(client: Client, texts: Sequence[str], progress: Progress =
         for seed, one in zip(SEEDS, trials, strict=False):
             scorer = Scorer(*one.client.truth, client.data)
             guessed = controls.marginal(client.data, one.seen.records, seed)
-            for name, found in (("static", _claims(Ratios(), one.seen)), ("adaptive", adaptive(one.seen)), ("chance", guessed)):
+            for name, found in (
+                ("static", _claims(Ratios(), one.seen.as_plain)),
+                ("adaptive", adaptive(one.seen)),
+                ("chance", guessed),
+            ):
                 scores[name].append(scorer.fidelity(found.records))
         static, adapted, chance = (tuple(scores[name]) for name in ("static", "adaptive", "chance"))
         result = DefenceResult(defence.name, static, adapted, chance)
@@ -85,11 +90,11 @@ def trial(client: Client, defence: Defence, seed: int) -> Trial:
     settings = defence.settings(plain)
     allowed = replace(plain, batch=settings.batch, local_steps=settings.local_steps, precision=settings.precision)
     if defence.private is not None or defence.linear_map is not None or settings != allowed:
-        raise AuditError(f"defence '{defence.name}' is not one for a fully connected network trained by plain SGD")
+        raise AuditError(f"defence '{defence.name}' is not one for the update of a fully connected network")
     anew = (settings.batch, settings.local_steps) != (batch, steps)
     if anew:
         client = _trained_anew(client, settings.batch, settings.local_steps, seed)
-    tensors = named(client.update)
+    tensors = named(client.update, client.method)
     if defence.protect is not None:
         tensors = defence.protect(tensors, torch.Generator().manual_seed(seed))
     sent = {name: in_precision(value, settings.precision).double() for name, value in tensors.items()}
@@ -98,19 +103,41 @@ def trial(client: Client, defence: Defence, seed: int) -> Trial:
 
 
 def adaptive(seen: Seen) -> Found:
-    """What an attacker who knows the defence makes of an update."""
+    """What an attacker who knows the defence, and the method, makes of an update."""
+    if not seen.method.is_plain:
+        return _through_method(seen)
     if seen.records == 1:
         return Found(regression(seen)[None])
     found = _claims(SparseFactors(), seen)
     if found.claimed == seen.records:
         return found
-    rough = SparseFactors(draws=8192, zero=ROUGHLY).guess(seen)
+    rough = SparseFactors(draws=ROUGH_DRAWS, zero=ROUGHLY).guess(seen)
     try:
         return QUICK.run(seen, near=[] if rough is None else [rough])
     except AuditError:  # more records or steps than matching is run for
         if found.claimed or not bool(seen.update[0][-1].any()):
             return found
         return Found(guesses(seen))
+
+
+def suggested(seen: Seen) -> list[Tensor]:
+    """Guesses (m, d) from which matching can begin where the first layer shows no ratios."""
+    if seen.method.is_plain:
+        return []
+    try:
+        return [SparseRecords().run(seen).records]
+    except AuditError:
+        return []
+
+
+def _through_method(seen: Seen) -> Found:
+    """Records by their zeros, else by matching, else none."""
+    for attempt in (lambda: SparseRecords().run(seen), lambda: QUICK.run(seen)):
+        try:
+            return attempt()
+        except AuditError:  # what is read shows no record, or there is too much to match
+            continue
+    return Found(seen.layers[0].new_zeros(0, seen.inputs))
 
 
 def _claims(attack: Ratios | SparseFactors, seen: Seen) -> Found:
@@ -133,8 +160,10 @@ def _trained_anew(client: Client, batch: int, steps: int, seed: int) -> Client:
         order.append(torch.randperm(rows, generator=generator)[: rows // batch * batch].reshape(-1, batch))
     batches = torch.cat(order)[:steps]
     rates = [client.rates[step % len(client.rates)] for step in range(steps)]
-    end = trained(client.start, client.data, client.targets, batches, rates, client.loss)
-    return Client(client.start, end, client.data, client.targets, batches, rates, client.loss, client.grid)
+    end = trained(
+        client.start, client.data, client.targets, batches, rates, client.loss, client.method, client.frozen
+    )  # fmt: skip
+    return replace(client, end=end, batches=batches, rates=rates)
 
 
 def _same(one: Seen, other: Seen) -> bool:
@@ -142,7 +171,7 @@ def _same(one: Seen, other: Seen) -> bool:
 
 
 def _loss(one: Trial) -> float:
-    after = [start + moved for start, moved in zip(one.seen.start, one.seen.update, strict=True)]
+    after = one.seen.method.layers(one.seen.frozen, one.seen.end)
     return mean_loss(after, one.client.data, one.client.targets, one.client.loss)
 
 

@@ -13,7 +13,7 @@ inputs do not move with the weights.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,9 @@ from torch import Tensor
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.joint.client import Found, Seen
 from zkaudit.attacks.joint.ratios import CLAIM, distinct, on_grid
+from zkaudit.attacks.joint.reading import Reading, first_layer
 
+ROUGHLY, ROUGH_DRAWS = 0.005, 8192  # zero, and how often to try, in updates that were disturbed
 ZERO = 1e-7  # entries of a factor smaller than this, relative to its largest, are zero
 SAME = 1e-3  # candidates that the others make up to this share of their length are no new ones
 RANK = 1e-10  # of singular values, relative to the largest
@@ -42,7 +44,9 @@ class SparseFactors:
     name: str = "sparse_factors"
 
     def run(self, seen: Seen) -> Found:
-        """AuditError if the update's rank cannot tell as many records apart as are behind it."""
+        """AuditError if the update's rank cannot tell as many records apart as are behind it, or its errors are dense."""
+        if not seen.method.is_plain:
+            return self._rounded(seen, first_layer(seen))
         moved, n = seen.update[0], seen.records
         _, singular, right = torch.linalg.svd(moved, full_matrices=False)
         rank = int((singular > RANK * singular[0]).sum())
@@ -90,6 +94,18 @@ class SparseFactors:
         span = _sparse(_orthonormal(torch.cat([factor[None], rest])), BLOCK, self.zero, generator)
         outside = (span - span @ rest.T @ rest).norm(dim=1) > SAME * span.norm(dim=1)
         return [*span[outside], factor]
+
+    def _rounded(self, seen: Seen, reading: Reading) -> Found:
+        """Guesses, for errors that are nearly zero and records that are nearly on the grid."""
+        n, rank = seen.records, reading.directions
+        if not reading.is_sparse:
+            raise AuditError("the errors that are left in the first layer's update are dense: the method mixes the units'")
+        if rank < n:
+            raise AuditError(f"{n} different records are behind the update, whose first layer shows {rank} directions only")
+        found = replace(self, zero=ROUGHLY, draws=ROUGH_DRAWS).guess(seen)
+        if found is None:
+            raise AuditError("no units at which records' errors are zero were found")
+        return Found(found, 0, None, {"records": n, "directions": rank})
 
     def guess(self, seen: Seen) -> Tensor | None:
         """The records (n, d) of the likeliest factors, on the grid or not: for updates that were disturbed. None if too few."""

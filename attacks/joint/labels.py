@@ -3,7 +3,7 @@
 Summed over steps and places, -db = sum rate / B (p_s - y_s) with p_s the outputs (after the softmax for cross-entropy) and y_s
 the one-hot label, so the counts are sum p_s + db B / rate. p is taken for that of the start weights at an input of zeros, which
 serves while training is young. Source: Wainakh et al. 2022, "User-level label leakage from gradients in federated learning".
-Of one record the sign alone tells (`matching/classes.py`).
+Of one record the sign alone tells (`matching/classes.py`). LoRA trains no bias, and what GaLore makes of one is a mixture.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from zkaudit.attacks.joint.client import Seen
 from zkaudit.attacks.joint.network import forward
+from zkaudit.attacks.matching.classes import label
 
 
 def label_slots(seen: Seen) -> Tensor:
     """The records' labels in rising order, (n,): as many of each as the last layer's bias says, rounded so that n come out."""
     steps, batch = seen.places.shape
-    _, outputs = forward(seen.start, seen.start[0].new_zeros(1, seen.inputs))
+    _, outputs = forward(seen.layers, seen.start[0].new_zeros(1, seen.inputs))
     likely = outputs.softmax(1)[0] if seen.loss == "cross_entropy" else outputs[0]
     per_place = likely + seen.update[-1][-1] * batch / (sum(seen.rates) / steps) / (steps * batch)
     counts = (seen.records * per_place).clamp_min(0)
@@ -28,6 +29,15 @@ def label_slots(seen: Seen) -> Tensor:
     left = seen.records - int(whole.sum())
     whole[(counts - whole).argsort(descending=True, stable=True)[:left]] += 1
     return torch.repeat_interleave(torch.arange(len(whole)), whole.long())
+
+
+def sole_label(seen: Seen) -> Tensor | None:
+    """The one record's label, (1,): its output alone is pushed up. None of more records, or where the signs do not tell."""
+    if seen.records > 1 or seen.loss != "cross_entropy":
+        return None
+    last = seen.update[-1]
+    found = label(-last.T, None) if seen.method.lora is not None else label(-last.T, -last[-1])
+    return None if found is None else torch.tensor([found])
 
 
 def assigned(slots: Tensor, likely: Tensor) -> Tensor:

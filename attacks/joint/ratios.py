@@ -12,6 +12,7 @@ within r of a multiple of the grid by chance with probability (2 r)^k.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.joint.client import GRID_RANGE, Found, Seen
-from zkaudit.attacks.matching.classes import label
+from zkaudit.attacks.joint.labels import sole_label
+from zkaudit.attacks.joint.reading import Reading, first_layer
 
 CLAIM = 0.01  # false ones that are expected among all claims
 SILENT = 1e-12  # a bias that moved less, relative to the layer's largest movement, has not moved
@@ -33,12 +35,26 @@ class Ratios:
     name: str = "ratios"
 
     def run(self, seen: Seen) -> Found:
-        """AuditError if no unit of the first layer moved."""
+        """AuditError if no unit of the first layer moved, or what moved there are no records times errors."""
+        if not seen.method.is_plain:
+            return self._guessed(seen, first_layer(seen))
         values = unit_ratios(seen)
-        claims = distinct(values[on_grid(values, seen.grid) * len(values) < self.false_hits], seen.grid)[: seen.records]
+        near = values[on_grid(values, seen.grid) * len(values) < self.false_hits]
+        claims = (_agreed if seen.method.fp8 and seen.records > 1 else distinct)(near, seen.grid)[: seen.records]
         stages = {"units of the first layer": seen.start[0].shape[1], "units that moved": len(values), "claimed": len(claims)}
         records = claims if len(claims) or seen.records > 1 else regression(seen)[None]
-        return Found(records, len(claims), _label(seen), stages)
+        return Found(records, len(claims), sole_label(seen), stages)
+
+    def _guessed(self, seen: Seen, reading: Reading) -> Found:
+        """Without claims: what is read is rounded."""
+        if not reading.has_ones:
+            raise AuditError("LoRA's adapters have no bias to divide by")
+        if seen.records > 1 and not reading.is_sparse:
+            raise AuditError("every unit answers all records: the method mixes the units' errors, or Adam their sizes")
+        if seen.records > 1:
+            return Found(guesses(seen), 0)
+        leading = torch.linalg.svd(reading.moved, full_matrices=False)[0][:, 0]
+        return Found((leading[:-1] / leading[-1]).nan_to_num()[None], 0, sole_label(seen))
 
 
 def unit_ratios(seen: Seen) -> Tensor:
@@ -97,9 +113,8 @@ def distinct(values: Tensor, grid: float) -> Tensor:
     return torch.tensor(list(rows), dtype=values.dtype).reshape(-1, values.shape[1]) * grid
 
 
-def _label(seen: Seen) -> Tensor | None:
-    """Of the one record, by the sign of the last layer's bias: its output alone is pushed up."""
-    if seen.records > 1 or seen.loss != "cross_entropy":
-        return None
-    found = label(None, -seen.update[-1][-1])
-    return None if found is None else torch.tensor([found])
+def _agreed(values: Tensor, grid: float) -> Tensor:
+    """Of those distinct what two units show: FP8 has few errors, so that ratios of them put many a mixture on the grid too."""
+    rows = Counter(tuple(row) for row in (values / grid).round().tolist())
+    found = [row for row, count in rows.items() if count > 1]
+    return torch.tensor(found, dtype=values.dtype).reshape(-1, values.shape[1]) * grid
