@@ -19,6 +19,7 @@ from typing import Any
 from zkaudit.zk.backend import HOST, Place
 from zkaudit.zk.block import padded
 from zkaudit.zk.channel import Blinder
+from zkaudit.zk.circuit import energy
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.gathered import is_wide
 from zkaudit.zk.layout import Layout, choose_columns
@@ -104,7 +105,10 @@ def proving_bytes(trace: Trace, segment_steps: int | None) -> int:
 
 def table_bytes(layout: Layout) -> int:
     """A bound on the memory that proving a segment takes beyond what the program itself takes."""
-    return sum(block.size * (WIDE_ENTRY_BYTES if is_wide(block.highs, block.lows) else ENTRY_BYTES) for block in layout.blocks)
+    entries = sum(
+        block.size * (WIDE_ENTRY_BYTES if is_wide(block.highs, block.lows) else ENTRY_BYTES) for block in layout.blocks
+    )
+    return entries + energy.table_bytes(layout.statement)
 
 
 def openings(run: Path, statement: Statement) -> list[Opening]:

@@ -9,7 +9,7 @@ is (|R| +- sqrt(entries of R) / 2)^2 2^(2 shift). P's columns have the length 2^
 
 with the common power of two taken out. Weighed over layers and periods by w, the sum of w D^2 is one sumcheck over (input,
 output, period) of w D times D. Both factors' values at its point are linear in D; joined by a challenge they are a second
-sumcheck, over the samples of these steps, that leaves claims on A and G. To prove it takes 64 bytes for each weight and period.
+sumcheck, over the samples of these steps, that leaves claims on A and G. Proving takes 96 bytes a weight and period.
 
 Nothing wraps: in no statement that is in range does either side of the equation reach 2^210. Error: (2 layers + 6 n) / |F|."""
 
@@ -68,6 +68,12 @@ def slacks(witness: Witness, layer: Projected) -> list[int]:
         gradient = field.from_small(_gradient(witness, layer, k)).reshape(-1, 4)
         found.append(many * captured - few * field.dot(gradient, gradient))  # a sum below the modulus
     return found
+
+
+def table_bytes(s: Statement) -> int:
+    """Memory of the first sumcheck's tables and of what they are folded into."""
+    layers = _layers(s)
+    return 3 * 32 << _Drawn(layers, []).gradient_stack.variables if layers else 0
 
 
 def prove(network: Network, witness: Witness, channel: ProverChannel) -> list[Claim]:
