@@ -43,6 +43,8 @@ def _method_lines(statement: Mapping[str, Any]) -> list[str]:
     if galore := statement.get("galore"):
         basis = "orthonormal bases" if galore["basis"] == "svd" else "random bases of the seed"
         what = f"{galore['optimizer']}, ranks {_numbers(galore['ranks'])}, {basis}, every {galore['gap']} steps"
+        if share := galore.get("energy"):
+            what += f", with {share}/256 of their gradients' energy or more"
         lines.append(named_line("GaLore", what))
     if lora := statement.get("lora"):
         lines.append(named_line("LoRA", f"ranks {_numbers(lora['ranks'])}, other weights frozen"))

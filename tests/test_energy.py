@@ -289,7 +289,9 @@ def test_through_the_command_line_hidden(tmp_path: Path, monkeypatch: pytest.Mon
     rate, rest = RUNS["galore"]
     monkeypatch.setitem(RUNS, "galore", (rate, f"{rest}\nenergy = 0.5"))
     out, _ = proved("galore", tmp_path)
-    assert succeed("verify", out).startswith("VALID")
+    said = succeed("verify", out)
+    assert said.startswith("VALID")
+    assert "every 2 steps, with 128/256 of their gradients' energy or more" in said
     spec = proof_file.read(out).statement.galore
     assert spec
     assert spec.energy == 128
