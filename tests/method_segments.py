@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,20 @@ from typing import Any
 import numpy as np
 from method_reference import Data, cast, method_run
 
-from zkaudit.zk import methods
+from zkaudit.zk import curve, hyrax, methods
 from zkaudit.zk.backend import HOST, Place
-from zkaudit.zk.block import SIGN_OFFSET
+from zkaudit.zk.block import SIGN_OFFSET, Block
+from zkaudit.zk.channel import Blinder
 from zkaudit.zk.circuit import galore
 from zkaudit.zk.circuit.arithmetic import split
 from zkaudit.zk.circuit.galore import SECOND_BITS, Projected
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.methods import FP8, GaLore, LoRA
+from zkaudit.zk.opening import Opening
 from zkaudit.zk.sampling import batch_rows
-from zkaudit.zk.statement import Statement, check, end_bound
-from zkaudit.zk.testing.segments import MemoryTrace, Tamper, example, statement_of
-from zkaudit.zk.witness import Witness, placed, segment_witness, weight_tables
+from zkaudit.zk.statement import Statement, check, derive_batch_seed, end_bound
+from zkaudit.zk.testing.segments import Committed, MemoryTrace, Tamper, example, statement_of
+from zkaudit.zk.witness import Witness, data_tables, placed, segment_witness, weight_tables
 
 Tables = dict[str, Any]
 
@@ -184,6 +187,26 @@ def next_segment(before: Trained, bases: dict[tuple[int, int], Any] | None = Non
     trained, fresh = len(before.data.start), data_of(after, 5)
     start, moments = before.end[:trained], before.end[trained:]
     return after, replace(before.data, start=start, moments=moments, bases=bases or fresh.bases)
+
+
+def committed(statement: Statement, data: Data, blinder: Blinder | None = None) -> Committed:
+    """A first segment as it is shipped: data, frozen weights and start committed, which fixes batches and random bases; then
+    trained."""
+    blinder, layout = blinder or Blinder(), Layout(statement)
+
+    def opened(blocks: Sequence[Block], tables: Tables) -> Opening:
+        points, blindings = hyrax.commit(blocks, tables, statement.columns, blinder)
+        return Opening(statement.columns, curve.compress(points), blindings, "")
+
+    begun = Trained(statement, data, {})
+    of_data = opened(layout.data, data_tables(layout, data.inputs, data.targets, data.frozen))
+    start = opened(layout.start, weight_tables(layout, "start", [*data.start, *begun.moments]))
+    statement = replace(statement, data=of_data.commitment, start=start.commitment)
+    statement = replace(statement, batch_seed=derive_batch_seed(statement))
+    witness = honest(train(statement, data))
+    end = opened(layout.end, witness.tables)
+    statement = replace(statement, end=end.commitment)
+    return Committed(statement, Witness(Layout(statement), witness.tables, witness.batches), [of_data, start, end])
 
 
 def method_tables(made: Trained) -> Tables:
