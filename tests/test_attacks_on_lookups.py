@@ -16,11 +16,10 @@ from test_soundness import at, plus
 from weakened import inverse, is_accepted, weakened
 
 from zkaudit.zk import channel, field, kernels, layout, lookup
-from zkaudit.zk.block import Block
+from zkaudit.zk.block import Block, limb_bits
 from zkaudit.zk.channel import Channel, ClearProver
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.field import MODULUS
-from zkaudit.zk.block import limb_bits
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear
 from zkaudit.zk.statement import check, largest_integer

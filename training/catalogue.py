@@ -18,7 +18,15 @@ MODULES = (
     *("norm.ghost_batch", "norm.layer", "norm.batch_channel", "objectives.load_balance"),
     *("schedule.power", "schedule.wsd", "schedule.regime"),
     *("robust.ibp", "models.batch_former"),
-    *("search.population", "search.time_to_target", "search.scaling_law", "search.sequence_plan"),
+    *("search.population", "search.time_to_target", "search.scaling_law", "search.sequence_plan", "search.run_triage"),
+    *("batch.view_batch", "batch.length_buckets", "batch.packing", "batch.hard_batch", "batch.uds", "batch.colm"),
+    *("mixture.phases", "mixture.skill_it", "mixture.admire"),
+    *("filters.betr", "filters.minhash", "filters.perplexity", "filters.quality"),
+    *("objectives.ul2", "objectives.sla", "objectives.view_consistency", "objectives.step_by_step"),
+    *("objectives.bash", "objectives.rac", "objectives.feedback_distillation"),
+    *("generation.recycle", "generation.thoughts", "generation.self_lengthen", "generation.coverage"),
+    *("generation.batch_prompt", "norm.adab2n", "models.block_pruning", "models.soup", "models.modular_ablation"),
+    *("eval.offline_rl", "eval.graph"),
 )
 
 

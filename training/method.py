@@ -6,7 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CHANGES = ("memory", "speed", "batch", "schedule", "model", "robustness", "search")
+CHANGES = (
+    *("memory", "speed", "batch", "schedule", "data", "objective"),
+    *("model", "robustness", "search", "evaluation"),
+)
 BINDINGS = {  # what kind of choice a method makes, and how far it can be checked
     "": "makes no choice of records, objectives or models: its steps are bound as every step is",
     "declared": "declared: a record says what was chosen and is bound to the run; the rule itself is taken on trust",

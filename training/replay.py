@@ -34,6 +34,7 @@ RULES = {  # rule -> module with a function `rule(run, options)`
     "uds": "batch.uds",
     "colm": "batch.colm",
     "sft-phases": "batch.phased",
+    "mixture": "mixture.sampler",
 }
 
 EMPTY: tuple[object, ...] = ((), "", None, 0, {})  # what a field holds that says nothing

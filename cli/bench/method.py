@@ -34,7 +34,7 @@ def compare(shape: Shape, thread_count: int, where: str) -> dict[str, Any]:
                 out = folders[kind] / f"proof-{turn}"
                 with Worker() as worker:
                     proved[kind].append(worker(stages.prove, folders[kind], out, one.segment_steps, thread_count, where))
-        found = {}
+        found = dict[str, dict[str, Any]]()
         for kind in shapes:
             best = min(proved[kind], key=lambda one: one.seconds)
             with Worker() as worker:

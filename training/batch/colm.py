@@ -53,7 +53,7 @@ METHOD = Method(
         "\n"
         'selector = CoLMSelector(CoLMOptions(keep=64, small=(3, 7)), run_seed="public")\n'
         "chosen = selector.select(model, batch, ids, sources)  # a batch of 128 with labels, its rows and their sources\n"
-        "losses = example_losses(model(**chosen.of(batch)).logits, chosen.of(batch)['labels'])  # batch/last_layer.py\n"
+        'losses = example_losses(model(**chosen.of(batch)).logits, chosen.of(batch)["labels"])  # batch/last_layer.py\n'
         "weights = torch.tensor(chosen.weights)\n"
         "(losses * weights).sum().div(weights.sum()).backward()"
     ),

@@ -31,7 +31,7 @@ METHOD = Method(
     title="A protocol for self-supervised learning on graphs",
     paper="Xu et al. 2024, arXiv 2406.08310",
     where="zkaudit.training.eval.graph.graph_protocol",
-    changes=("search",),
+    changes=("evaluation",),
     effect="A benchmark: when to stop and how batches are made change the order of eight methods on six data sets.",
     library="torch_geometric has encoders and sampled batches for large graphs; dense ones, the protocol and a method are ours",
     provable="Splits and the edges held out follow from seeds; a step on a dense graph is products of matrices.",
@@ -42,7 +42,7 @@ METHOD = Method(
         "\n"
         "graph = from_edges(data.x, data.edge_index, data.y)\n"
         "learner = lambda graph, seed: GraphBarlowTwins(graph, width=64, seed=seed)\n"
-        "for line in graph_protocol(learner, graph, run_seed='7f'):\n"
+        'for line in graph_protocol(learner, graph, run_seed="7f"):\n'
         "    print(line)"
     ),
     avoid="Graphs of more than some thousands of nodes: adjacency is dense. Accuracy of clusters: it hangs on their names.",

@@ -32,7 +32,7 @@ METHOD = Method(
     title="Recorded episodes and normalised scores, as in D4RL",
     paper="Fu, Kumar, Nachum, Tucker, Levine 2020, arXiv 2004.07219",
     where="zkaudit.training.eval.offline_rl.Reference",
-    changes=("search",),
+    changes=("evaluation",),
     effect="A benchmark: on it, copying the recorded behaviour was hard to beat on data of mixed quality.",
     library="minari has data sets and the same score; `load_minari` reads one from this machine",
     provable="A score is a public linear map of returns; data, reference returns and evaluation seeds are bound by hashes.",
@@ -42,7 +42,7 @@ METHOD = Method(
         "\n"
         "data = OfflineData(observations, actions, rewards, terminals, timeouts)\n"
         "steps = data.best(0.3).transitions()  # of the 30% of episodes with the highest return\n"
-        "score = Reference(random, expert).score(evaluate(policy, task, episodes=20, run_seed='7f'))"
+        'score = Reference(random, expert).score(evaluate(policy, task, episodes=20, run_seed="7f"))'
     ),
     avoid="Comparing scores across reference returns: they are part of the score. Few evaluation episodes.",
     binding="replayable",

@@ -34,7 +34,7 @@ METHOD = Method(
     changes=("memory",),
     effect="1.54 times less end-to-end memory than BF16 together with coat-states, 1.43 times the speed with FP8 products",
     library="torch.nn.functional.scaled_mm multiplies FP8 codes; torchao.float8 has FP8 products that save in BF16",
-    provable="yes for linear layers: rounding to one of 2^8 codes is a lookup, the products are as ever",
+    provable="yes for fully connected ReLU layers, static scales a layer: docs/proved-methods.md",
     server_sees="an update of the same span; its gradients carry noise of the size of an FP8 step",
     use="""
 done = compress_activations(model, ActivationOptions(attention=True))

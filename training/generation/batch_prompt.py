@@ -26,7 +26,7 @@ METHOD = Method(
     title="BatchPrompt: labels for many items a prompt, by vote",
     paper="Lin, Diesendruck, Du, Abraham 2024, arXiv 2309.00384",
     where="zkaudit.training.generation.batch_prompt.BatchPrompt",
-    changes=("batch", "speed"),
+    changes=("data", "speed"),
     effect="At 32 items a prompt BoolQ goes from 90.6 to 90.9 with 27.4% of the tokens, QQP from 87.2 to 88.4 with 18.6%.",
     library="",
     provable="Before the data are committed: orders follow from the seed, raw answers are bound by their hashes.",
@@ -34,8 +34,8 @@ METHOD = Method(
     use=(
         "from zkaudit.training.generation.batch_prompt import BatchPrompt, BatchPromptOptions\n"
         "\n"
-        "label = BatchPrompt(generator, ('yes', 'no'), run_seed='7f', options=BatchPromptOptions(batch=32, votes=9))\n"
-        "answers = label('Does the passage answer the question?', items)"
+        'label = BatchPrompt(generator, ("yes", "no"), run_seed="7f", options=BatchPromptOptions(batch=32, votes=9))\n'
+        'answers = label("Does the passage answer the question?", items)'
     ),
     avoid="Items of people who may not see each other's, items that may hold instructions, and weak models.",
     binding="declared",

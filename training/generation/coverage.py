@@ -24,7 +24,7 @@ METHOD = Method(
     title="Filling gaps in coverage with generated records",
     paper="Ye et al. 2025, arXiv 2508.09987",
     where="zkaudit.training.generation.coverage.fill",
-    changes=("batch",),
+    changes=("data",),
     effect="Bagel, trained further on 179,000 such images, follows instructions better on GenEval++ and Imagine-Bench.",
     library="",
     provable="Before the data are committed: counts of cells are sums, and a record's hashes say that it was generated.",
@@ -32,8 +32,8 @@ METHOD = Method(
     use=(
         "from zkaudit.training.generation.coverage import Taxonomy, fill, gaps\n"
         "\n"
-        "taxonomy = Taxonomy({'colour': (colour_of, ('red', 'blue')), 'shape': (shape_of, ('disc', 'square'))})\n"
-        "filled = fill(gaps(records, taxonomy, quota=50), taxonomy, generator, describe, parse, run_seed='7f')\n"
+        'taxonomy = Taxonomy({"colour": (colour_of, ("red", "blue")), "shape": (shape_of, ("disc", "square"))})\n'
+        'filled = fill(gaps(records, taxonomy, quota=50), taxonomy, generator, describe, parse, run_seed="7f")\n'
         "records += filled.records"
     ),
     avoid="Cells that are empty for a reason, and attributes that only a person can judge.",

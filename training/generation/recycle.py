@@ -24,7 +24,7 @@ METHOD = Method(
     title="REWIRE: rewriting documents that were thrown away",
     paper="Nguyen et al. 2025, arXiv 2506.04689",
     where="zkaudit.training.generation.recycle.Recycle",
-    changes=("batch",),
+    changes=("data",),
     effect="1.0, 1.3 and 2.5 points over 22 tasks at 1B, 3B and 7B parameters, against filtered web text alone.",
     library="",
     provable="Before the data are committed: hashes of document, prompt, generator, seed, rewrite and its score are bound.",
@@ -32,7 +32,7 @@ METHOD = Method(
     use=(
         "from zkaudit.training.generation.recycle import Recycle, RecycleOptions\n"
         "\n"
-        "recycle = Recycle(LanguageModel(model, tokenizer), quality, run_seed='7f', options=RecycleOptions(keep=0.1))\n"
+        'recycle = Recycle(LanguageModel(model, tokenizer), quality, run_seed="7f", options=RecycleOptions(keep=0.1))\n'
         "texts = [written.text for written in recycle(documents).kept]  # provenance has a line for every document"
     ),
     avoid="Private text and a generator elsewhere, and sources where wording is the matter: quotations, law, code.",

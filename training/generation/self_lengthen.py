@@ -30,7 +30,7 @@ METHOD = Method(
     title="Self-Lengthen: longer answers from a model's own",
     paper="Quan et al. 2024, arXiv 2410.23933",
     where="zkaudit.training.generation.self_lengthen.SelfLengthen",
-    changes=("batch",),
+    changes=("data",),
     effect="Answers of Qwen2-7B and LLaMA3 grow from 1,000 to 8,000 words over three rounds.",
     library="",
     provable="Before the data are committed: hashes of prompts, generators, seeds and all that was written are bound.",
@@ -38,7 +38,7 @@ METHOD = Method(
     use=(
         "from zkaudit.training.generation.self_lengthen import SelfLengthen\n"
         "\n"
-        "lengthen = SelfLengthen(run_seed='7f')\n"
+        'lengthen = SelfLengthen(run_seed="7f")\n'
         "extended = lengthen.round(prompts, generator, extender, number=0)\n"
         "for_generator, for_extender = lengthen.rows(extended, number=0)"
     ),

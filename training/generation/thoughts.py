@@ -22,7 +22,7 @@ METHOD = Method(
     title="Thinking augmented pre-training",
     paper="Wang et al. 2025, arXiv 2509.20186",
     where="zkaudit.training.generation.thoughts.append_thoughts",
-    changes=("batch",),
+    changes=("data",),
     effect="An 8B model after 100B tokens: 43.9 on average instead of 26.2, and GSM8K 50.1 instead of 19.2.",
     library="",
     provable="Before the data are committed: hashes of document, prompt, generator, seed and thoughts are bound.",
@@ -30,7 +30,7 @@ METHOD = Method(
     use=(
         "from zkaudit.training.generation.thoughts import append_thoughts\n"
         "\n"
-        "rows = append_thoughts(documents, LanguageModel(model, tokenizer, new=8000, temperature=0.6), run_seed='7f')\n"
+        'rows = append_thoughts(documents, LanguageModel(model, tokenizer, new=8000, temperature=0.6), run_seed="7f")\n'
         "texts = [row.text for row in rows]"
     ),
     avoid="Answers wanted without thinking aloud: they need not get better. Private text and a generator elsewhere.",

@@ -22,7 +22,7 @@ METHOD = Method(
     changes=("memory",),
     effect="fine-tuning of GPT-3 175B with 10000 times fewer trained parameters and 3 times less memory",
     library="peft (wrapped)",
-    provable="Linear: the factors' gradients are products with the frozen, committed W's activations.",
+    provable="Yes, over frozen, committed weights, in exact fixed point: docs/proved-methods.md.",
     server_sees="Gradients of the factors: r directions a layer.",
     use=(
         "from zkaudit.training.low_rank.lora import lora\n"

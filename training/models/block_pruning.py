@@ -36,7 +36,7 @@ METHOD = Method(
     use=(
         "from zkaudit.training.models.block_pruning import drop_blocks, rank_blocks\n"
         "\n"
-        "ranked = rank_blocks(model, [f'layers.{i}' for i in range(12)], lambda m: m(batch))  # least impact first\n"
+        'ranked = rank_blocks(model, [f"layers.{i}" for i in range(12)], lambda m: m(batch))  # least impact first\n'
         "drop_blocks(model, [block.name for block in ranked[:4]])"
     ),
     avoid="Models that will not be trained again after: quality falls at once. Text generation with a cache of dropped layers.",

@@ -24,7 +24,7 @@ METHOD = Method(
     changes=("model",),
     effect="Training that does not depend on the batch size, at train and test time alike; the norm of transformers.",
     library="torch",
-    provable="Not yet: division by a square root is to be proved by an inequality; the backward here is what it must equal.",
+    provable="Its forward is a relation of integers (zk/circuit/norm.py); no statement about training uses it yet.",
     server_sees="The plain gradient: records stay independent of each other, unlike under batch normalisation.",
     use=(
         "from zkaudit.training.norm.layer import layer_norm_backward\n"

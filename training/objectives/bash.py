@@ -36,7 +36,7 @@ METHOD = Method(
     title="Batch-scheduled sampling",
     paper="Cen et al. 2024, arXiv 2410.14655",
     where="zkaudit.training.objectives.bash.Bash",
-    changes=("model",),
+    changes=("objective",),
     effect="Better summaries and answers to general and mathematical questions than training on the truth alone.",
     library="",
     provable="A step is an ordinary one on committed contexts; that the model wrote them is replayed, not proved.",
@@ -44,7 +44,7 @@ METHOD = Method(
     use=(
         "from zkaudit.training.objectives.bash import Bash, BashOptions, beta_at\n"
         "\n"
-        "bash = Bash(BashOptions(beta=0.2), run_seed='7f')\n"
+        'bash = Bash(BashOptions(beta=0.2), run_seed="7f")\n'
         "batch = bash.contexts(model, batch, records, round=epoch, beta=beta_at(epoch, epochs, 0.2))\n"
         "loss = model(**batch).loss"
     ),

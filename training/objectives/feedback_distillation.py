@@ -27,7 +27,7 @@ METHOD = Method(
     title="Distillation with feedback from rewards",
     paper="Isobe et al. 2025, arXiv 2503.18559",
     where="zkaudit.training.objectives.feedback_distillation.FeedbackDistillation",
-    changes=("model",),
+    changes=("objective",),
     effect="The pruned video model of 0.7B is first on VBench, after training on four GPUs.",
     library="",
     provable="Squared error to committed outputs of the teacher is in the relations; a reward is a network to be proved too.",
@@ -35,7 +35,7 @@ METHOD = Method(
     use=(
         "from zkaudit.training.objectives.feedback_distillation import FeedbackDistillation, Reward\n"
         "\n"
-        "objective = FeedbackDistillation(teacher, {'image': Reward(image_score, 1.0), 'video': Reward(video_score, 2.0)})\n"
+        'objective = FeedbackDistillation(teacher, {"image": Reward(image_score, 1.0), "video": Reward(video_score, 2.0)})\n'
         "terms = objective(student(x), x)\n"
         "terms.total.backward()"
     ),

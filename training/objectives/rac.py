@@ -24,7 +24,7 @@ METHOD = Method(
     title="Reference-answer-based correction",
     paper="Cen et al. 2024, arXiv 2410.14655",
     where="zkaudit.training.objectives.rac.Rac",
-    changes=("model",),
+    changes=("objective",),
     effect="Better summaries and answers to general and mathematical questions, and a model that corrects itself.",
     library="",
     provable="A step is an ordinary one on committed rows; answers are bound by the hashes of prompt, generator and output.",
@@ -33,7 +33,7 @@ METHOD = Method(
         "from zkaudit.training.generation.generator import LanguageModel\n"
         "from zkaudit.training.objectives.rac import Rac\n"
         "\n"
-        "rac = Rac(run_seed='7f')\n"
+        'rac = Rac(run_seed="7f")\n'
         "made = rac.examples(LanguageModel(model, tokenizer), records, round=epoch)  # made.rows: pairs to train on\n"
         "answers = rac.corrected(LanguageModel(model, tokenizer), questions)"
     ),

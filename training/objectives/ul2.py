@@ -35,7 +35,7 @@ METHOD = Method(
     title="UL2: a mixture of denoisers",
     paper="Tay et al. 2022, arXiv 2205.05131",
     where="zkaudit.training.objectives.ul2.UL2",
-    changes=("model",),
+    changes=("objective",),
     effect="A 20B model is best on 50 tasks, and on SuperGLUE without examples better than GPT-3 of 175B.",
     library="",
     provable="The step is an ordinary one on the rows that were made; which denoiser and spans is public from the seed.",
@@ -43,7 +43,7 @@ METHOD = Method(
     use=(
         "from zkaudit.training.objectives.ul2 import UL2, UL2Options, collate\n"
         "\n"
-        "ul2 = UL2(UL2Options(sentinels=range(32099, 31999, -1), eos=1, modes={'R': 5, 'X': 6, 'S': 7}), run_seed='7f')\n"
+        'ul2 = UL2(UL2Options(sentinels=range(32099, 31999, -1), eos=1, modes={"R": 5, "X": 6, "S": 7}), run_seed="7f")\n'
         "batch = collate([ul2(tokens, number) for number, tokens in enumerate(texts)], pad=0)  # causal=True for a decoder\n"
         "loss = model(**batch).loss"
     ),

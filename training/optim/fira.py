@@ -31,7 +31,7 @@ METHOD = Method(
     changes=("memory",),
     effect="Lower loss than LoRA and GaLore at the same rank; at 7B an eighth of GaLore's optimizer states at a lower loss.",
     library="fira has the update rule, step by step equal; 8-bit states, seeds and resuming exactly are ours",
-    provable="Needs norms, that is square roots proved by inequality; no relation for it is written yet.",
+    provable="Not yet: its norms are square roots, for which GaLore's proofs have a relation (docs/proved-methods.md).",
     server_sees="A weight change of full rank: the gradient outside the subspace is in it, scaled by column.",
     use=(
         "from zkaudit.training.optim.fira import FiraAdamW\n"

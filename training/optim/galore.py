@@ -47,7 +47,7 @@ METHOD = Method(
     changes=("memory",),
     effect="Optimizer states 65.5% smaller (82.5% with 8-bit states), all training memory 63.3%; 7B trains on a 24 GB card.",
     library="galore-torch has the update rule, step by step equal; per-layer accumulation, rotation and seeds are ours",
-    provable="Linear but for Adam: products with a committed or seeded orthonormal basis; no relation for it is written yet.",
+    provable="Yes, SGD and Adam in the subspace, in exact fixed point: docs/proved-methods.md.",
     server_sees="A projected gradient of rank r, or a weight change inside the subspaces used: what lies outside is not shown.",
     use=(
         "from zkaudit.training.optim.galore import GaLoreAdamW, low_rank_groups\n"
