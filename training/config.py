@@ -162,6 +162,8 @@ class RunConfig:
     length_buckets: LengthBucketsConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.galore is not None and self.lora is not None:
+            raise TrainingError("GaLore projects updates of whole matrices, of which LoRA makes none: have [galore] or [lora]")
         for name, (key, _) in CHOSEN.items():
             given, chosen = getattr(self, name) is not None, getattr(self.training, key).replace("-", "_")
             if given and chosen != name:
@@ -173,10 +175,10 @@ class RunConfig:
             if not 1 <= rate <= LARGEST_RATE:
                 size = "small" if rate < 1 else "large"
                 limit = f"the smallest is {unit:.6g}" if rate < 1 else f"the largest is {LARGEST_RATE * unit:.6g}"
-                widths = f"batch = {self.training.batch} and update bits weight_bits - activation_bits - gradient_bits"
-                where = (
-                    f"{widths} = {self.fixed_point.update_bits}" if self.galore is None else f"{self.fixed_point} and [galore]"
-                )
+                where = f"batch = {self.training.batch} and update bits weight_bits - activation_bits - gradient_bits"
+                where += f" = {self.fixed_point.update_bits}"
+                if self.galore is not None:
+                    where = f"weight_bits = {self.fixed_point.weight_bits} and the bits in [galore]"
                 raise TrainingError(f"[training] learning_rate {wanted:g} is too {size} for {where}, of whose rates {limit}")
 
     @property
