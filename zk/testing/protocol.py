@@ -144,8 +144,6 @@ def mutated_fields(statement: Any) -> Iterator[tuple[str, Any]]:
 
 def _others(value: Any) -> Iterator[tuple[str, Any]]:
     """Values of the same type that differ."""
-    if value is None:
-        return  # what an unused field could hold, only the protocol knows
     if isinstance(value, bool):
         yield "negated", not value
     elif isinstance(value, int):
