@@ -14,6 +14,8 @@ through its adapters. Where no bias counts the labels, they are unknowns as the 
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +34,8 @@ SMALL = 0.3  # size of random records to start from
 UNSEEN = 0.01  # the same where some directions of a record are not seen: there they stay as they are
 FINAL = 0.02  # of the learning rate, at the end
 LABELS = 15  # iterations in which labels are fitted to a guess
-SCALES = (1.0, 4.0, 16.0, 64.0)  # at which the search for a common size of records begins
+ORDERED = 3  # of so many records all orders are tried
+SCALES = (2.0, 16.0)  # at which the search for a common size of records begins
 FITTED = 60  # iterations of it
 
 
@@ -153,27 +156,35 @@ def _completed(guess: Tensor, n: int) -> Tensor:
 
 
 def fitted_scale(seen: Seen, shapes: Tensor) -> Tensor:
-    """Records (m, d) of these shapes, at the one size for all that matches the update best.
+    """Records (m, d) of these shapes, whole numbers times the grid, at a common power of two: the one that matches best.
 
-    The other n - m records, which the first step saw while adapters were zero, are taken for the mean of these meanwhile.
+    Numbers that were not rounded to the grid are on a coarser one, of twice, four times, ... its width. The other n - m
+    records, which the first step saw while adapters were zero, are fitted with it; so are labels, and which record came when,
+    of up to 3.
     """
     others = shapes.mean(0).expand(max(0, seen.records - len(shapes)), -1)
-    given = torch.cat([others, shapes])
-    best, least = 1.0, torch.inf
-    for size in SCALES:
-        log = given.new_full((1,), size).log().requires_grad_()
-        logits = given.new_zeros(len(given), seen.outputs).requires_grad_()
-        optimizer = torch.optim.LBFGS([log, logits], max_iter=FITTED, line_search_fn="strong_wolfe")
+    orders = list(itertools.permutations(range(len(shapes)))) if len(shapes) <= ORDERED else [tuple(range(len(shapes)))]
+    fits = [_fitted(seen, others, shapes[list(order)], size) for order in orders for size in SCALES]
+    _, log = min(fits)
+    return shapes * 2.0 ** max(0, round(log / math.log(2)))
 
-        def closure(log: Tensor = log, logits: Tensor = logits, optimizer: torch.optim.Optimizer = optimizer) -> Tensor:
-            optimizer.zero_grad()
-            loss = distance(seen, given * log.exp(), logits.softmax(1))
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
 
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            left = float(distance(seen, given * log.exp(), logits.softmax(1)))
-        if left < least:
-            best, least = float(log.detach().exp()), left
-    return shapes * (round(best) or best)
+def _fitted(seen: Seen, others: Tensor, shapes: Tensor, size: float) -> tuple[float, float]:
+    """How much is left to match, and the logarithm of the size."""
+    log = shapes.new_full((1,), size).log().requires_grad_()
+    logits = shapes.new_zeros(seen.records, seen.outputs).requires_grad_()
+    unseen = others.clone().requires_grad_()
+    unknown = [log, logits, unseen]
+    optimizer = torch.optim.LBFGS(unknown, max_iter=FITTED, line_search_fn="strong_wolfe")
+
+    def left() -> Tensor:
+        return distance(seen, torch.cat([unseen, shapes]) * log.exp(), logits.softmax(1))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = left()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return float(left().detach().nan_to_num(torch.inf)), float(log.detach())
