@@ -153,7 +153,9 @@ def test_challenges_that_can_be_searched_are_found() -> None:
     class Fault(Schnorr):
         below = 16
 
-    assert "simulated until the challenge came out as guessed" in found(lambda: assert_sound(Fault(), "grind"))
+    said = found(lambda: assert_sound(Fault(), "grind"))
+    # The guess may not come true in the one example that is reported; then two values that share a challenge are found.
+    assert "simulated until the challenge came out as guessed" in said or "its space is small enough to search" in said
 
 
 def test_challenges_that_can_be_searched_are_found_without_a_simulator() -> None:
