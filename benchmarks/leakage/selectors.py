@@ -14,6 +14,7 @@ import importlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from leakage import runs
@@ -33,6 +35,7 @@ from zkaudit.attacks.records_meter import measure_records
 from zkaudit.attacks.span_test import SpanTest
 from zkaudit.training.method import Method
 from zkaudit.training.replay import replay
+from zkaudit.training.step_file import StepFile
 
 RESULTS = Path(__file__).parents[1] / "results/leakage-selectors.json"
 DRAWS = 8
@@ -92,17 +95,27 @@ def measure(name: str, draw: int) -> dict[str, Any]:
         case = runs.trained(name, draw, Path(place))
         if difference := replay(Path(place)).difference:
             raise AssertionError(f"{name}, draw {draw}: {difference.sentence()}")
-        exposure = measure_records(Path(place))
+        exposure, by_source = measure_records(Path(place)), times_seen(Path(place))
     found = {
         "distinct_records": [step.distinct_records for step in exposure.steps],
         "effective_n": [step.effective_n for step in exposure.steps],
         "most_seen_times": exposure.times,
+        "times_seen_by_source": by_source,
         "rounds": len(case.run.rounds),
         "distinct_tokens": case.inputs,
     }
     for attack in attacks(draw):
         found[attack.name] = case.attack(attack)[1].value(METRIC)
     return found
+
+
+def times_seen(folder: Path) -> dict[str, float]:
+    """Source -> the mean number of steps behind which a row of it was; empty for runs without sources."""
+    file = StepFile(folder)
+    if (sources := file.columns.get("source")) is None:
+        return {}
+    counts = Counter(row for record in file.records() for row in set(record.ids))
+    return {str(source): fmean(counts[int(row)] for row in np.flatnonzero(sources == source)) for source in np.unique(sources)}
 
 
 def attacks(draw: int) -> Iterator[Attack]:
@@ -123,6 +136,9 @@ def row(name: str, measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[
         "effective_n": median(n for run in ours for n in run["effective_n"]),
         "effective_n_worst": min(n for run in ours for n in run["effective_n"]),
         "most_seen_times": fmean(run["most_seen_times"] for run in ours),
+        "times_seen_by_source": {
+            source: fmean(run["times_seen_by_source"][source] for run in ours) for source in ours[0]["times_seen_by_source"]
+        },
         "distinct_tokens": fmean(run["distinct_tokens"] for run in ours),
         "on": {attack: fmean(score(name, attack)) for attack in (*ATTACKS, "random")},
         "off": {attack: fmean(score("uniform", attack)) for attack in (*ATTACKS, "random")},
