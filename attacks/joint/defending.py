@@ -132,9 +132,9 @@ def suggested(seen: Seen) -> list[Tensor]:
 
 def _through_method(seen: Seen) -> Found:
     """Records by their zeros, else by matching, else none."""
-    for attempt in (lambda: SparseRecords().run(seen), lambda: QUICK.run(seen)):
+    for attack in (SparseRecords(), QUICK):
         try:
-            return attempt()
+            return attack.run(seen)
         except AuditError:  # what is read shows no record, or there is too much to match
             continue
     return Found(seen.layers[0].new_zeros(0, seen.inputs))

@@ -96,7 +96,8 @@ class Method:
             drawn = signs(self.galore, j, t, gradient.shape[0 if is_left else 1], self.seed)
             return drawn.to(gradient) * 2.0**-self.galore.basis_bits
         left, _, right = torch.linalg.svd(gradient.detach(), full_matrices=False)
-        return left[:, :rank] if is_left else right[:rank].T
+        basis: Tensor = left[:, :rank] if is_left else right[:rank].T
+        return basis
 
 
 PLAIN = Method()

@@ -95,7 +95,7 @@ class UnrolledMatching:
     def _descend(self, seen: Seen, start: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, float]:
         """The best records on the way, their labels, and how much is left to match there."""
         records = start.clone(memory_format=torch.contiguous_format).requires_grad_()
-        logits = records.new_zeros(len(records), seen.outputs).requires_grad_()
+        logits = (self._logits_of(seen, start) if labels is None else records.new_zeros(1)).detach().requires_grad_()
         known = None if labels is None else torch.nn.functional.one_hot(labels, seen.outputs).to(start)
         optimizer = torch.optim.Adam([records] if known is not None else [records, logits], lr=self.learning_rate)
         best, told, least = start, logits.detach().clone(), torch.inf
@@ -112,6 +112,10 @@ class UnrolledMatching:
 
     def _labels_of(self, seen: Seen, records: Tensor, slots: Tensor) -> Tensor:
         """Which of the labels each of these records has, by what matches best."""
+        return assigned(slots, self._logits_of(seen, records).softmax(1).nan_to_num(0.0))
+
+    def _logits_of(self, seen: Seen, records: Tensor) -> Tensor:
+        """What labels match best, softly, (n, outputs)."""
         logits = records.new_zeros(len(records), seen.outputs).requires_grad_()
         optimizer = torch.optim.LBFGS([logits], max_iter=LABELS, line_search_fn="strong_wolfe")
 
@@ -122,7 +126,7 @@ class UnrolledMatching:
             return loss
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-        return assigned(slots, logits.detach().softmax(1).nan_to_num(0.0))
+        return logits.detach().nan_to_num(0.0)
 
 
 def distance(seen: Seen, records: Tensor, targets: Tensor) -> Tensor:
