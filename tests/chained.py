@@ -15,8 +15,8 @@ from zkaudit.zk.opening import Opening
 from zkaudit.zk.proof_file import ProofFile
 from zkaudit.zk.sampling import batch_rows
 from zkaudit.zk.statement import Statement, derive_batch_seed, end_bound
+from zkaudit.zk.tables import data_tables, weight_tables
 from zkaudit.zk.testing.segments import MemoryTrace, end_weights, trained, witness_of
-from zkaudit.zk.witness import data_tables, weight_tables
 
 Data = tuple[Any, Any, list[Any]]  # inputs, targets, start weights
 

@@ -17,8 +17,9 @@ from zkaudit.zk.circuit import galore
 from zkaudit.zk.circuit.arithmetic import split
 from zkaudit.zk.circuit.step import Tensor
 from zkaudit.zk.statement import Statement
+from zkaudit.zk.tables import narrow, placed
 from zkaudit.zk.testing.segments import statement_of
-from zkaudit.zk.witness import Witness, narrow, placed
+from zkaudit.zk.witness import Witness
 
 ADAM = galore_of(statement_of(widths=(4, 5, 3), batch=2, steps=4, rate=40))  # layer 0 is a left one, layer 1 a right one
 RANDOM = galore_of(ADAM, basis="random")

@@ -14,8 +14,9 @@ from weakened import is_accepted
 from zkaudit.zk.circuit import galore
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.statement import Statement
+from zkaudit.zk.tables import narrow
 from zkaudit.zk.testing.segments import Tamper, prove_in_the_clear, verify_in_the_clear
-from zkaudit.zk.witness import Witness, narrow
+from zkaudit.zk.witness import Witness
 
 Change = Callable[[pytest.MonkeyPatch], None]
 

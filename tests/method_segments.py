@@ -22,8 +22,9 @@ from zkaudit.zk.methods import FP8, GaLore, LoRA
 from zkaudit.zk.opening import Opening
 from zkaudit.zk.sampling import batch_rows
 from zkaudit.zk.statement import Statement, check, derive_batch_seed, end_bound
+from zkaudit.zk.tables import data_tables, placed, weight_tables
 from zkaudit.zk.testing.segments import Committed, MemoryTrace, Tamper, example, statement_of
-from zkaudit.zk.witness import Witness, data_tables, placed, segment_witness, weight_tables
+from zkaudit.zk.witness import Witness, segment_witness
 
 Tables = dict[str, Any]
 

@@ -23,8 +23,8 @@ from zkaudit.zk.claims import Claim
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.field import Array
 from zkaudit.zk.layout import Layout
+from zkaudit.zk.tables import narrow
 from zkaudit.zk.testing.segments import statement_of
-from zkaudit.zk.witness import narrow
 
 SHAPE = Shape(4, 8, 3, 5)
 NUMBER = Block("number", SHAPE.highs, SHAPE.lows)

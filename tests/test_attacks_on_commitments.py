@@ -17,9 +17,9 @@ from zkaudit.zk.field import Array
 from zkaudit.zk.hiding import HidingProver
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear
+from zkaudit.zk.tables import weight_tables
 from zkaudit.zk.testing.segments import end_weights, example, hidden_proof, statement_of, trained
 from zkaudit.zk.verifier import verify_segment
-from zkaudit.zk.witness import weight_tables
 
 SMALL = statement_of(widths=(4, 3, 2), batch=2, steps=2, rows=5)
 POINT = [5, 6, 7, 8]

@@ -31,8 +31,9 @@ from zkaudit.zk.circuit.step import Tensor
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.statement import Statement, check, parse
+from zkaudit.zk.tables import placed
 from zkaudit.zk.testing.segments import prove_in_the_clear, statement_of, verify_in_the_clear
-from zkaudit.zk.witness import Witness, placed
+from zkaudit.zk.witness import Witness
 
 torch.set_num_threads(1)
 SGD = replace(PLAIN, rates=(1, 2, 1, 1))

@@ -22,12 +22,13 @@ from zkaudit.zk import argument
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.statement import Statement, check, derive_batch_seed
+from zkaudit.zk.tables import narrow
 from zkaudit.zk.testing import Coins, assert_bound, assert_complete
 from zkaudit.zk.testing.protocol import mutated_fields, refusal, run, simulated
 from zkaudit.zk.testing.segments import Committed, statement_of
 from zkaudit.zk.testing.simulator import random_points
 from zkaudit.zk.testing.strategies import invalid
-from zkaudit.zk.witness import Witness, narrow
+from zkaudit.zk.witness import Witness
 
 SMALL = statement_of(widths=(4, 3, 2), batch=2, steps=2, rows=5, columns=8, rate=40)
 SHAPES = {

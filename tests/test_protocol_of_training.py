@@ -18,10 +18,11 @@ from zkaudit.zk.layout import Layout
 from zkaudit.zk.methods import FP8
 from zkaudit.zk.samplers import ViewBatch
 from zkaudit.zk.statement import Statement, derive_batch_seed
+from zkaudit.zk.tables import narrow
 from zkaudit.zk.testing import ChannelProtocol
 from zkaudit.zk.testing.segments import Committed, committed, example, statement_of
 from zkaudit.zk.testing.strategies import invalid
-from zkaudit.zk.witness import Witness, narrow
+from zkaudit.zk.witness import Witness
 
 pytestmark = pytest.mark.slow
 

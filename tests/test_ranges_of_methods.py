@@ -13,7 +13,8 @@ from test_relations import accepted, changed
 
 from zkaudit.zk.circuit import fp8, galore, lora
 from zkaudit.zk.layout import Layout
-from zkaudit.zk.witness import Witness, narrow
+from zkaudit.zk.tables import narrow
+from zkaudit.zk.witness import Witness
 
 GALORE = honest(galore_liars.HONEST)
 LORA = honest(train(lora_liars.ADAPTED, lora_liars.DATA))

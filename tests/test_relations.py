@@ -17,8 +17,9 @@ from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear
 from zkaudit.zk.network import Network
 from zkaudit.zk.statement import Statement
+from zkaudit.zk.tables import narrow, weight_tables
 from zkaudit.zk.testing.segments import example, prove_in_the_clear, statement_of, trained, verify_in_the_clear, witness_of
-from zkaudit.zk.witness import Witness, narrow, weight_tables
+from zkaudit.zk.witness import Witness
 
 RELATIONS: dict[str, Callable[[Network, Any], list[Claim]]] = {
     "lookup": lambda network, channel: lookup.verify(network.layout, channel),

@@ -18,9 +18,10 @@ from zkaudit.zk.field import MODULUS
 from zkaudit.zk.gathered import LowFolded
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear
+from zkaudit.zk.tables import narrow
 from zkaudit.zk.testing.segments import example, hidden_proof, statement_of
 from zkaudit.zk.verifier import verify_segment
-from zkaudit.zk.witness import Witness, narrow
+from zkaudit.zk.witness import Witness
 
 STATEMENT = statement_of(widths=(4, 2))  # s has 2 x 16 entries, a row has 64
 FILLED = "s"

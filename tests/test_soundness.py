@@ -14,6 +14,7 @@ import pytest
 from zkaudit.zk.errors import InvalidProof
 from zkaudit.zk.layout import exponential_table
 from zkaudit.zk.statement import Statement
+from zkaudit.zk.tables import narrow, placed, weight_tables
 from zkaudit.zk.testing.segments import (
     MemoryTrace,
     Tamper,
@@ -25,7 +26,7 @@ from zkaudit.zk.testing.segments import (
     verify_in_the_clear,
     witness_of,
 )
-from zkaudit.zk.witness import Witness, narrow, placed, softmax_tables, weight_tables
+from zkaudit.zk.witness import Witness, softmax_tables
 
 SHAPES = [
     dict(widths=(5, 6, 4, 3), loss="cross_entropy"),

@@ -19,8 +19,8 @@ from zkaudit.zk.errors import BadInput, InvalidProof, NotBound
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.sampling import batches
 from zkaudit.zk.statement import Statement
+from zkaudit.zk.tables import data_tables, weight_tables
 from zkaudit.zk.trace import Integers, Trace, read_trace
-from zkaudit.zk.witness import data_tables, weight_tables
 
 Tables = Callable[[], Mapping[str, Any]]
 MODEL = "model.safetensors"

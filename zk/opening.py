@@ -23,8 +23,8 @@ from zkaudit.zk.errors import BadInput, InvalidProof
 from zkaudit.zk.field import MODULUS, Array
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.statement import POINT_BYTES
+from zkaudit.zk.tables import narrow, trained_tables
 from zkaudit.zk.trace import read_trace
-from zkaudit.zk.witness import narrow, trained_tables
 
 FORMAT = "zkaudit-opening"
 VERSION = 2

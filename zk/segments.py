@@ -26,8 +26,9 @@ from zkaudit.zk.layout import Layout, choose_columns
 from zkaudit.zk.opening import Opening, data_path, load, load_or_commit, weights_path
 from zkaudit.zk.records import Records
 from zkaudit.zk.statement import Statement, check, derive_batch_seed, end_bound, first_start_bound
+from zkaudit.zk.tables import data_tables, weight_tables
 from zkaudit.zk.trace import Integers, Trace
-from zkaudit.zk.witness import data_tables, segment_witness, weight_tables
+from zkaudit.zk.witness import segment_witness
 
 WIDE_ENTRY_BYTES = 24  # memory that proving takes, at most, for each entry of tables that `gathered` never writes out
 ENTRY_BYTES = 48  # for each entry of other tables

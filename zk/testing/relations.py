@@ -20,8 +20,8 @@ from zkaudit.zk.errors import InvalidProof
 from zkaudit.zk.hiding import HidingProver, HidingVerifier
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.linear import Linear
+from zkaudit.zk.tables import narrow
 from zkaudit.zk.testing.segments import statement_of
-from zkaudit.zk.witness import narrow
 
 DOMAIN = b"zkaudit relations by themselves"
 

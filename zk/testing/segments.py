@@ -22,10 +22,11 @@ from zkaudit.zk.layout import Layout
 from zkaudit.zk.opening import Opening
 from zkaudit.zk.proof_file import ProofFile
 from zkaudit.zk.statement import Statement, check, derive_batch_seed, first_start_bound
+from zkaudit.zk.tables import data_tables, weight_tables
 from zkaudit.zk.testing.reference_trainer import OutOfRange, reference_run
 from zkaudit.zk.testing.strategies import statements
 from zkaudit.zk.trace import Trace
-from zkaudit.zk.witness import Witness, data_tables, segment_witness, weight_tables
+from zkaudit.zk.witness import Witness, segment_witness
 
 Tamper = Callable[[str, int, int, Any], Any]
 
