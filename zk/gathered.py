@@ -59,8 +59,10 @@ class LinearSum:
         self._highs, self._lows = len(parts[0].weight.high), len(parts[0].weight.low)
         self._point: list[int] = []
         self._high = self._lows == 1
-        lows = [field.to_ints(part.weight.low)[0] for part in parts]
-        self._inner = self._high_sum(lows) if self._high else self._low_sum(tables)
+        if self._high:
+            self._inner = self._high_sum([field.to_ints(part.weight.low)[0] for part in parts])
+        else:
+            self._inner = self._low_sum(tables)
 
     @property
     def variables(self) -> int:
