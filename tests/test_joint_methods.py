@@ -31,6 +31,7 @@ from zkaudit.attacks.joint.factors import SparseFactors
 from zkaudit.attacks.joint.labels import sole_label
 from zkaudit.attacks.joint.meter import measured
 from zkaudit.attacks.joint.method import Method, Updates, as_gradients
+from zkaudit.attacks.joint.mixtures import smallest_record
 from zkaudit.attacks.joint.network import trained
 from zkaudit.attacks.joint.ratios import Ratios
 from zkaudit.attacks.joint.reading import first_layer, shown_bases, unrolled_adam
@@ -250,6 +251,18 @@ def test_a_public_basis_over_the_inputs_shows_no_record() -> None:
     assert measured(ours.seen)["verdict"] == "weakly exposed"
     found = UnrolledMatching(restarts=1, iterations=60).run(ours.seen).records
     assert float(errors(ours, found).min()) > 0.5
+
+
+def test_a_guess_from_mixtures_has_the_mixtures_of_the_record() -> None:
+    for seed in range(3):
+        ours = client(1, 1, lora=LoRAConfig(4), seed=seed)
+        guess = smallest_record(ours.seen)
+        mixing = ours.start[0]
+        assert float(functional.cosine_similarity(guess @ mixing, ours.truth[0] @ mixing)) > 0.95
+        assert float(guess.norm()) < 4 * float(ours.truth[0].norm())
+    for several in (client(2, 1, lora=LoRAConfig(3)), client(1, 2, lora=LoRAConfig(3)), client(1, 1)):
+        with pytest.raises(AuditError, match="mixtures"):
+            smallest_record(several.seen)
 
 
 def test_a_first_step_of_lora_does_not_move_the_first_matrix() -> None:

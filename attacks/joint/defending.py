@@ -11,7 +11,9 @@ plain SGD, and the adaptive one has the records' zeros and matching through the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from zkaudit.attacks.federated.settings import FederatedSettings
 from zkaudit.attacks.joint import controls
 from zkaudit.attacks.joint.client import Client, Found, Seen, layers, named
 from zkaudit.attacks.joint.factors import ROUGH_DRAWS, ROUGHLY, SparseFactors
+from zkaudit.attacks.joint.mixtures import smallest_record
 from zkaudit.attacks.joint.network import mean_loss, trained
 from zkaudit.attacks.joint.ratios import Ratios, guesses, regression
 from zkaudit.attacks.joint.scoring import Scorer
@@ -124,19 +127,18 @@ def suggested(seen: Seen) -> list[Tensor]:
     """Guesses (m, d) from which matching can begin where the first layer shows no ratios."""
     if seen.method.is_plain:
         return []
-    try:
-        return [SparseRecords().run(seen).records]
-    except AuditError:
-        return []
+    for guess in (lambda: SparseRecords().run(seen).records, partial(smallest_record, seen)):
+        with suppress(AuditError):
+            return [guess()]
+    return []
 
 
 def _through_method(seen: Seen) -> Found:
     """Records by their zeros, else by matching, else none."""
-    for attack in (SparseRecords(), QUICK):
-        try:
-            return attack.run(seen)
-        except AuditError:  # what is read shows no record, or there is too much to match
-            continue
+    with suppress(AuditError):
+        return SparseRecords().run(seen)
+    with suppress(AuditError):  # there may be too much to match
+        return QUICK.run(seen, near=suggested(seen))
     return Found(seen.layers[0].new_zeros(0, seen.inputs))
 
 
