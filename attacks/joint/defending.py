@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -127,9 +126,10 @@ def suggested(seen: Seen) -> list[Tensor]:
     """Guesses (m, d) from which matching can begin where the first layer shows no ratios."""
     if seen.method.is_plain:
         return []
-    for guess in (lambda: SparseRecords().run(seen).records, partial(smallest_record, seen)):
-        with suppress(AuditError):
-            return [guess()]
+    with suppress(AuditError):
+        return [SparseRecords().run(seen).records]
+    with suppress(AuditError):
+        return [smallest_record(seen)]
     return []
 
 
