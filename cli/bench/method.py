@@ -32,6 +32,10 @@ def compare(shape: Shape, thread_count: int, where: str) -> dict[str, Any]:
         for turn in range(REPEATS):
             for kind, one in shapes.items():
                 out = folders[kind] / f"proof-{turn}"
+                with (
+                    Worker() as worker
+                ):  # as for `bench prove` alone: on a virtual machine, memory that was never touched is slow
+                    worker(stages.warm, folders[kind], one.segment_steps)
                 with Worker() as worker:
                     proved[kind].append(worker(stages.prove, folders[kind], out, one.segment_steps, thread_count, where))
         found = dict[str, dict[str, Any]]()
