@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zkaudit.zk import argument, hiding, proof_file
+from zkaudit.zk.circuit import galore
 from zkaudit.zk.errors import BadInput, InvalidProof
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.proof_file import ProofFile
@@ -64,9 +65,11 @@ def work(file: ProofFile) -> int:
 
     Counted are the file's bytes, the generators of a committed row, and both sides of every committed table: a verifier
     decodes the first, multiplies the second and makes weight vectors as long as the third. A few bytes can state large tables.
+    What a sampler draws and what GaLore averages comes to it.
     """
     s, layout = file.statement, Layout(file.statement)
     draws = s.sampler.work(s.rows, s.batch, s.steps) if s.sampler is not None else 0
+    draws += sum(layer.verifier_work() for layer in galore.layers(s))
     return sum(file.sizes().values()) + (1 << s.columns) + sum(b.highs + b.lows for b in layout.blocks) + draws
 
 

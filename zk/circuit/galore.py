@@ -33,6 +33,7 @@ from zkaudit.zk.linear import Linear
 from zkaudit.zk.methods import GaLore, Kernel
 from zkaudit.zk.statement import SIGNED, Statement
 
+AVERAGED = 1 << 18  # entries, at most, of a matrix that averages weights: a statement may have long periods and many places
 SECOND_BITS = 31  # of v: the square of a signed 16-bit number, and some
 
 
@@ -142,14 +143,19 @@ class Projected:
         fresh, before = [], []
         for first in range(0, self.statement.steps, self.spec.gap):
             steps = min(self.spec.gap, self.statement.steps - first)
-            here = samples.reshape(-1, self.rank, 4)[first : first + steps].transpose(1, 0, 2).reshape(-1, 4)
-            lags = np.arange(steps) - np.arange(steps)[:, None]  # [source, step]
-            matrix = np.where(lags >= 0, np.array(kernel.weights)[np.maximum(lags, 0)], 0)
-            matrix = np.concatenate([matrix, np.array(kernel.decay)[None, 1 : steps + 1]])
-            out = field.segment_dot(np.ascontiguousarray(here), np.tile(matrix, (1, self.rank)), self.rank, steps)
-            fresh.append(out[:-1].reshape(-1, 4))
-            before.append(out[-1])
+            here = np.ascontiguousarray(samples.reshape(-1, self.rank, 4)[first : first + steps].transpose(1, 0, 2))
+            rows = max(1, AVERAGED // steps)
+            for source in range(0, steps, rows):
+                lags = np.arange(steps) - np.arange(source, min(source + rows, steps))[:, None]  # [source, step]
+                matrix = np.where(lags >= 0, np.array(kernel.weights)[np.maximum(lags, 0)], 0)
+                fresh.append(_mixed(matrix, here).reshape(-1, 4))
+            before.append(_mixed(np.array(kernel.decay)[None, 1 : steps + 1], here)[0])
         return np.concatenate(fresh), np.concatenate([*before, field.zeros(self.rank)])
+
+    def verifier_work(self) -> int:
+        """What a verifier's time grows with beyond the tables' sides: averaging weights, and bases that it makes itself."""
+        averaged = self.samples * min(self.spec.gap, self.statement.steps) // 32 if self.spec.is_adam else 0
+        return averaged + (0 if self.spec.is_committed else self.over * self.rank * self.periods)
 
     def first_steps(self, weights: Array) -> Array:
         """Weights over (period, place) on each period's first step: over (step, place)."""
@@ -163,6 +169,18 @@ class Projected:
         out = field.zeros(self.samples).reshape(-1, self.rank, 4)
         out[steps] = weights.reshape(-1, self.rank, 4)
         return out.reshape(-1, 4)
+
+
+def _mixed(matrix: NDArray[np.int64], weights: Array) -> Array:
+    """out[h, i] = sum over t of matrix[h, t] weights[i, t], for weights (places, steps, 4): (rows, places, 4)."""
+    places, steps = weights.shape[:2]
+    together = max(1, min(places, AVERAGED // matrix.size))
+    tiled, parts = np.tile(matrix, (1, together)), []
+    for place in range(0, places, together):
+        some = weights[place : place + together]
+        given = tiled if len(some) == together else np.ascontiguousarray(tiled[:, : len(some) * steps])
+        parts.append(field.segment_dot(some.reshape(-1, 4), given, len(some), steps))
+    return np.concatenate(parts, axis=1)
 
 
 def layers(s: Statement) -> list[Projected]:
