@@ -5,12 +5,15 @@
 
 The update is the end minus the start of every trainable tensor. With the start beside it (update-start.safetensors) it is what
 `zkaudit audit --update` and `attacks.federated.saved.load_round` read, so whatever a method does to an update is attacked as it
-is. Both files tell of the training data; they are written readable by their owner only."""
+is. Both files tell of the training data; they are written readable by their owner only.
+
+With `records=Records(writer, sampler.fields)` each update is written down as a step record, which `zkaudit replay` checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,26 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.private_file import write_whole
+from zkaudit.training.step_file import StepWriter
+from zkaudit.training.steps import StepRecord
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Records:
+    """Where the loop writes a record of each update, and what it must be told for it. The writer stays open for its owner.
+
+    chosen: fields of the record of step t, its ids at least, such as `sampler.fields` or `lambda step: sampler.last`; asked
+    once, after the update and before the next batch is taken. objective: its name. The loop adds the learning rate of the
+    optimizer's first group and, of batches with `input_ids`, their length and tokens.
+
+    Steps are numbered on from the writer's: to go on after a stop, give `train` the batches from there (a loaded sampler's).
+    """
+
+    writer: StepWriter
+    chosen: Callable[[int], Mapping[str, Any]]
+    objective: str = ""
 
 
 def model_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -43,19 +64,22 @@ def train(
     accumulation: int = 1,
     largest_norm: float | None = None,
     update: Path | None = None,
+    records: Records | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> list[float]:
     """Train on every batch in turn; returns the loss of each step, the mean over its `accumulation` batches.
 
     contexts: entered around the training, such as StreamBP or compress_activations. largest_norm: clip the gradient to it.
-    update: where to write end minus start. TrainingError for a loss that is not finite, naming the step, and for a number of
-    batches that leaves an accumulation unfinished; nothing is written then.
+    update: where to write end minus start. records: where to write each step down. TrainingError for a loss that is not finite,
+    naming the step, and for a number of batches that leaves an accumulation unfinished: no update is written then, and records
+    are those of the steps that were made. TrainingError too for a record of another number of rows.
     """
     if accumulation < 1:
         raise TrainingError(f"accumulation is {accumulation}; it must be at least 1")
     start = _trainable(model) if update is not None else {}
     losses: list[float] = []
     parts: list[float] = []
+    taken: list[Mapping[str, Tensor]] = []  # batches of this step, for its record
     model.train()
     with ExitStack() as stack:
         for context in contexts:
@@ -69,11 +93,17 @@ def train(
                 )
             (value / accumulation).backward()  # type: ignore[no-untyped-call]
             parts.append(float(value.detach()))
+            if records is not None:
+                taken.append(batch)
             if len(parts) < accumulation:
                 continue
             if largest_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
+            rate = float(optimizer.param_groups[0].get("lr", 0.0))  # before the schedule moves it
             optimizer.step()
+            if records is not None:
+                records.writer.write(_record(records, rate, taken))
+                taken.clear()
             if scheduler is not None:
                 scheduler.step()
             optimizer.zero_grad()
@@ -88,6 +118,25 @@ def train(
     if update is not None:
         _write(update, start, _trainable(model))
     return losses
+
+
+def _record(records: Records, rate: float, taken: Sequence[Mapping[str, Tensor]]) -> StepRecord:
+    step = records.writer.step
+    found: dict[str, Any] = {"step": step, "learning_rate": rate, "objective_id": records.objective}
+    tokens = [batch for batch in taken if "input_ids" in batch and batch["input_ids"].dim() == 2]
+    if len(tokens) == len(taken):
+        found["seq_len"] = max(batch["input_ids"].shape[1] for batch in tokens)
+        found["n_tokens"] = sum(
+            int((b["attention_mask"] != 0).sum()) if "attention_mask" in b else b["input_ids"].numel() for b in tokens
+        )
+    record = StepRecord(**found | dict(records.chosen(step)))
+    if record.step != step:
+        raise TrainingError(f"step {step} was made, but its fields are of step {record.step}: use no loader workers")
+    rows = sum(next((len(value) for value in batch.values() if value.dim()), 0) for batch in taken)
+    named = {max(record.bins) + 1} if record.bins else {len(record.ids), len(record.candidate_ids)}
+    if rows not in named:
+        raise TrainingError(f"the batches of step {step} have {rows} rows, but its record is of {max(named)}")
+    return record
 
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:
