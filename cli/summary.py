@@ -49,9 +49,18 @@ def _method_lines(statement: Mapping[str, Any]) -> list[str]:
     if lora := statement.get("lora"):
         lines.append(named_line("LoRA", f"ranks {_numbers(lora['ranks'])}, other weights frozen"))
     if fp8 := statement.get("fp8"):
-        scales = f"2^({_numbers(fp8['activation_exponents'])}) and 2^({_numbers(fp8['gradient_exponents'])})"
+        exponents = (_exponents(fp8[f"{what}_exponents"]) for what in ("activation", "gradient"))
+        scales = " and ".join(f"2^({numbers})" for numbers in exponents)
         lines.append(named_line("FP8", f"activations e4m3, gradients {fp8['gradient_format']}, scales {scales}"))
     return lines
+
+
+def _exponents(values: Sequence[int | Sequence[int]]) -> str:
+    """One a layer, or their range where groups of units have their own."""
+    if all(isinstance(value, int) for value in values):
+        return _numbers([value for value in values if isinstance(value, int)])
+    every = [x for value in values for x in ([value] if isinstance(value, int) else value)]
+    return f"{min(every)} to {max(every)}"
 
 
 def _numbers(values: Sequence[int]) -> str:

@@ -132,10 +132,14 @@ class _Methods(_Reference):
         if s.fp8 is None:
             return values
         if name == "cast":
-            kind, shift = "e4m3", s.fp8.activation_exponents[j] + self.f
+            kind, given, bits = "e4m3", s.fp8.activation_exponents[j], self.f
         else:
-            kind, shift = s.fp8.gradient_format, s.fp8.gradient_exponents[j] + self.g
-        return self.kept(name, j, np.vectorize(lambda x: cast(x, kind, shift), otypes=[object])(values))
+            kind, given, bits = s.fp8.gradient_format, s.fp8.gradient_exponents[j], self.g
+        casts = np.empty(values.shape, object)
+        for (row, unit), x in np.ndenumerate(values):
+            exponent = given if isinstance(given, int) else given[unit // 16]
+            casts[row, unit] = cast(x, kind, exponent + bits)
+        return self.kept(name, j, casts)
 
     def change(self, j: int, activation: Array, gradient: Array) -> Array:
         """What the rate is multiplied with: D, or P U."""

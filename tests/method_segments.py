@@ -60,6 +60,7 @@ def _checked(statement: Statement) -> Statement:
 
 PLAIN = statement_of(steps=4, rate=40)
 SQUARE = statement_of(steps=4, rate=40, loss="square")
+WIDE = statement_of(widths=(5, 20, 18, 3), steps=4, rate=40)
 VARIANTS: dict[str, Statement] = {
     "galore": galore_of(PLAIN),
     "galore, whole gap": galore_of(PLAIN, gap=4),
@@ -75,6 +76,7 @@ VARIANTS: dict[str, Statement] = {
     "fp8": fp8_of(PLAIN),
     "fp8, e5m2": fp8_of(PLAIN, "e5m2"),
     "fp8, square": fp8_of(SQUARE, activation=-6),
+    "fp8 by groups": _checked(replace(fp8_of(WIDE), fp8=FP8(((-1, -5), -3), (-6, (-9, -7)), "e4m3"))),
     "fp8 with galore": fp8_of(galore_of(PLAIN)),
     "fp8 with lora": fp8_of(lora_of(PLAIN, (2, 0, 2)), "e5m2"),
 }
@@ -229,8 +231,10 @@ def _gradient_casts(made: Trained, j: int) -> Any:
     """With their offset, in a whole block: beside them stands what padding, a stored zero, is cast to."""
     s, block = made.statement, Layout(made.statement).named[f"ga{j}.cast"]
     assert s.fp8
-    padding = cast(-SIGN_OFFSET, s.fp8.gradient_format, s.fp8.gradient_exponents[j] + s.gradient_bits)
-    table, casts = np.full((block.highs, block.lows), padding), _samples(made, f"gcast{j}")
+    exponents = s.fp8.of_group("gradient_exponents", j)
+    groups = (exponents[min(unit // 16, len(exponents) - 1)] for unit in range(block.highs))
+    padding = [[cast(-SIGN_OFFSET, s.fp8.gradient_format, exponent + s.gradient_bits)] for exponent in groups]
+    table, casts = np.repeat(padding, block.lows, axis=1), _samples(made, f"gcast{j}")
     table[: casts.shape[0], : casts.shape[1]] = casts
     return table + SIGN_OFFSET
 

@@ -199,7 +199,7 @@ class RunConfig:
         """All that the exact trainer needs, for a network of these widths."""
         bits, fp8 = self.fixed_point, None
         if self.training.precision == "fp8":
-            fp8 = (self.fp8 or FP8Config()).method(len(widths) - 2, bits.activation_bits, bits.gradient_bits)
+            fp8 = (self.fp8 or FP8Config()).method(widths[1:-1], bits.activation_bits, bits.gradient_bits)
         lora = self.lora.method(widths) if self.lora is not None else None
         return dataclasses.replace(self.settings, galore=self._galore(widths), lora=lora, fp8=fp8)
 
@@ -266,7 +266,7 @@ def _from_tables(content: dict[str, Any], folder: Path) -> RunConfig:
         model["hidden"] = tuple(model["hidden"])
     chosen = {name: dict(content[name]) for name in CHOSEN if name in content}
     for table in chosen.values():
-        table.update({key: tuple(value) for key, value in table.items() if isinstance(value, list)})
+        table.update({key: _frozen(value) for key, value in table.items()})
     lengths = chosen.get("length_buckets", {}).get("lengths")
     if isinstance(lengths, str) and lengths.endswith(".npy"):
         chosen["length_buckets"]["lengths"] = str(folder / lengths)
@@ -285,6 +285,11 @@ def _from_tables(content: dict[str, Any], folder: Path) -> RunConfig:
         _section("fixed_point", FixedPoint, content.get("fixed_point", {})),
         **{name: _section(name, CHOSEN[name][1], table) for name, table in chosen.items()},
     )
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, and lists in them."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _section(name: str, kind: type[Section], table: dict[str, Any]) -> Section:

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from zkaudit.training.checks import integer, is_kind, refuse
 from zkaudit.training.errors import TrainingError
-from zkaudit.training.provable import DECAY_BITS, FP8, GaLore, LoRA
+from zkaudit.training.provable import DECAY_BITS, FP8, GROUP, GaLore, LoRA
 
 SIDES = ("left", "right", "small")
 ENERGY = 256  # a basis's share of energy is rounded up to a multiple of 1 / 256
@@ -124,12 +124,16 @@ class LoRAConfig:
         return LoRA(ranks, square.numerator, square.denominator)
 
 
+Exponents = int | tuple[int | tuple[int, ...], ...]
+
+
 @dataclass(frozen=True)
 class FP8Config:
-    """[fp8]: hidden activations and gradients in 8 bits; a layer's scale is 2^exponent, one for all or a list."""
+    """[fp8]: hidden activations and gradients in 8 bits; scales are 2^exponent, one for all layers, or a list with one for each
+    layer or, as a list again, one for each 16 of a layer's units."""
 
-    activation_exponents: int | tuple[int, ...] = -1
-    gradient_exponents: int | tuple[int, ...] = -6
+    activation_exponents: Exponents = -1
+    gradient_exponents: Exponents = -6
     gradient_format: str = "e4m3"
 
     def __post_init__(self) -> None:
@@ -137,27 +141,30 @@ class FP8Config:
             refuse("[fp8] gradient_format", self.gradient_format, "one of e4m3, e5m2")
         for name in ("activation_exponents", "gradient_exponents"):
             given = getattr(self, name)
-            for exponent in given if isinstance(given, tuple) else (given,):
-                integer(f"[fp8] {name}", exponent, -32, 32)
+            for layer in given if isinstance(given, tuple) else (given,):
+                for exponent in layer if isinstance(layer, tuple) else (layer,):
+                    integer(f"[fp8] {name}", exponent, -32, 32)
 
-    def method(self, hidden: int, activation_bits: int, gradient_bits: int) -> FP8:
-        """For so many hidden layers; TrainingError for a scale with which 16 bits do not do."""
+    def method(self, hidden: Sequence[int], activation_bits: int, gradient_bits: int) -> FP8:
+        """For hidden layers of these widths; TrainingError for a scale with which 16 bits do not do."""
+        highest = (6 if self.gradient_format == "e4m3" else -1) - gradient_bits
         return FP8(
             _scales("activation_exponents", self.activation_exponents, hidden, 7 - activation_bits),
-            _scales(
-                "gradient_exponents",
-                self.gradient_exponents,
-                hidden,
-                (6 if self.gradient_format == "e4m3" else -1) - gradient_bits,
-            ),
+            _scales("gradient_exponents", self.gradient_exponents, hidden, highest),
             self.gradient_format,
         )
 
 
-def _scales(name: str, given: int | tuple[int, ...], hidden: int, highest: int) -> tuple[int, ...]:
-    exponents = given if isinstance(given, tuple) else (given,) * hidden
-    if len(exponents) != hidden:
-        raise TrainingError(f"[fp8] {name} has {len(exponents)} entries for {hidden} hidden layers")
-    for exponent in exponents:
-        integer(f"[fp8] {name}", exponent, highest - 12, highest)
+def _scales(name: str, given: Exponents, hidden: Sequence[int], highest: int) -> tuple[int | tuple[int, ...], ...]:
+    exponents = given if isinstance(given, tuple) else (given,) * len(hidden)
+    if len(exponents) != len(hidden):
+        raise TrainingError(f"[fp8] {name} has {len(exponents)} entries for {len(hidden)} hidden layers")
+    for layer, width in zip(exponents, hidden, strict=True):
+        groups = -(-width // GROUP)
+        if isinstance(layer, tuple) and len(layer) != groups:
+            raise TrainingError(
+                f"[fp8] {name} has {len(layer)} entries for a layer of {width} units; one or {groups} are needed"
+            )
+        for exponent in layer if isinstance(layer, tuple) else (layer,):
+            integer(f"[fp8] {name}", exponent, highest - 12, highest)
     return exponents

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 DECAY_BITS = 10  # fractional bits of the moments' decay rates
+GROUP = 16  # units that share a scale of FP8, where a layer has several
 PRECISION = 20  # more bits with which their powers are computed
 
 
@@ -70,10 +71,11 @@ class LoRA:
 
 @dataclass(frozen=True)
 class FP8:
-    """E4M3 activations and gradients of `gradient_format` in hidden layers, with scales 2^exponent."""
+    """E4M3 activations and gradients of `gradient_format` in hidden layers, with scales 2^exponent: one a layer, or one for each
+    GROUP of its units."""
 
-    activation_exponents: tuple[int, ...]
-    gradient_exponents: tuple[int, ...]
+    activation_exponents: tuple[int | tuple[int, ...], ...]
+    gradient_exponents: tuple[int | tuple[int, ...], ...]
     gradient_format: str
 
 
@@ -81,4 +83,9 @@ def as_manifest(method: GaLore | LoRA | FP8) -> dict[str, Any]:
     """The manifest's object; a field that has its default is left out."""
     fields = ((x, getattr(method, x.name)) for x in dataclasses.fields(method))
     values = ((x.name, value) for x, value in fields if value != x.default)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+    return {name: _listed(value) for name, value in values}
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, as JSON reads them."""
+    return [_listed(x) for x in value] if isinstance(value, tuple) else value

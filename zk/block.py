@@ -33,10 +33,22 @@ class Block:
 
 @dataclass(frozen=True)
 class Lookup:
-    """Every entry of `blocks` (one block, or an argument and its value) lies in table number `table`."""
+    """Every entry of `blocks` (one block, or an argument and its value) is in table number `table`; or those of some highs."""
 
     table: int
     blocks: tuple[Block, ...]
+    highs: tuple[int, int] | None = None  # the first, and the one after the last; a power of two of them
+
+    @property
+    def part(self) -> slice:
+        """The highs that are looked up."""
+        return slice(*(self.highs or (0, self.blocks[0].highs)))
+
+    @property
+    def size(self) -> int:
+        """Entries that are looked up."""
+        first, after = self.highs or (0, self.blocks[0].highs)
+        return (after - first) * self.blocks[0].lows
 
 
 def padded(n: int) -> int:

@@ -136,7 +136,7 @@ class Layout:
         found: list[Lookup] = []
         remainder = limb_bits(s.weight_bits)
         for j in range(s.layers - 1):
-            found += [self._lookup_of(named, name, j) for name in ("p", "ga")]
+            found += [lookup for name in ("p", "ga") for lookup in self._lookups_of(named, name, j)]
             for name in ("r", "rg"):
                 found += [Lookup(bits, (named[f"{name}{j}.{k}"],)) for k, bits in enumerate(remainder)]
         last = s.layers - 1
@@ -159,12 +159,15 @@ class Layout:
             ]
         return found
 
-    def _lookup_of(self, named: dict[str, Block], name: str, j: int) -> Lookup:
-        """The range of P or GA', with FP8 that of the pair with its cast."""
+    def _lookups_of(self, named: dict[str, Block], name: str, j: int) -> list[Lookup]:
+        """The range of P or GA', with FP8 that of the pair with its cast, for each group of units that has a scale."""
         block = named[f"{name}{j}"]
         if self.statement.fp8 is None:
-            return Lookup(ACTIVATION_RANGE, (block,))
-        return Lookup(fp8.table_of(self.statement, name, j), (block, named[fp8.cast_name(name, j)]))
+            return [Lookup(ACTIVATION_RANGE, (block,))]
+        pair, groups = (block, named[fp8.cast_name(name, j)]), fp8.groups(self.statement, name, j)
+        if len(groups) == 1:
+            return [Lookup(groups[0].table, pair)]
+        return [Lookup(group.table, pair, (group.begin, group.end)) for group in groups]
 
     def _layer(self, j: int) -> list[Block]:
         s = self.statement

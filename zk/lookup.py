@@ -31,7 +31,7 @@ def count(layout: Layout, tables: Mapping[str, Any]) -> dict[str, Any]:
     """Multiplicity tables: how often each table row is looked up."""
     looked_up: dict[int, list[Any]] = {table: [] for table in layout.tables}
     for lookup in layout.lookups:
-        looked_up[lookup.table].append(tables[lookup.blocks[0].name])
+        looked_up[lookup.table].append(tables[lookup.blocks[0].name][lookup.part])
     return {f"count.{table}": count_words(values, 1 << table_bits(table)).reshape(1, -1) for table, values in looked_up.items()}
 
 
@@ -111,7 +111,7 @@ def _end_layer(message: list[Linear], batch: int, claim: Linear, channel: Channe
 
 def _stack(layout: Layout) -> Stack:
     """Lookups first, then tables, in one stack of leaves."""
-    sizes = [lookup.blocks[0].size for lookup in layout.lookups]
+    sizes = [lookup.size for lookup in layout.lookups]
     return stack(sizes + [1 << table_bits(table) for table in layout.tables])
 
 
@@ -171,7 +171,7 @@ def _descending(kept: list[tuple[Array, Array]], leaves: Leaves) -> Iterator[_St
 
 def _leaves(layout: Layout, tables: Mapping[str, Any], laid: Stack, gamma: int, beta: int) -> Leaves:
     """The stack's leaves, in its order."""
-    rows = [[tables[block.name] for block in lookup.blocks] for lookup in layout.lookups]
+    rows = [[tables[block.name][lookup.part] for block in lookup.blocks] for lookup in layout.lookups]
     rows += [table_columns(layout.statement, table) for table in layout.tables]
     numbers = [lookup.table for lookup in layout.lookups] + layout.tables
     counts = [None] * len(layout.lookups) + [tables[f"count.{table}"].reshape(-1) for table in layout.tables]
@@ -198,11 +198,18 @@ def _leaf_claims(
     lookups, tables = len(layout.lookups), len(layout.tables)
     values.add_constant(1 - sum(prefixes))
     counts.add_constant(sum(prefixes[:lookups]))
+    parts: dict[str, Array] = {}
     for lookup, prefix in zip(layout.lookups, prefixes, strict=False):
         values.add_constant(prefix * (gamma - beta * beta * lookup.table))
         for scale, block in zip((1, beta), lookup.blocks, strict=False):
-            high = equality(block.low_variables, block.variables - block.low_variables)
-            values.add_block(block, -prefix * scale, high, equality(0, block.low_variables))
+            high = equality(block.low_variables, (lookup.size // block.lows - 1).bit_length())
+            if lookup.highs is None:
+                values.add_block(block, -prefix * scale, high, equality(0, block.low_variables))
+            else:  # all parts of a block are one weight
+                parts.setdefault(block.name, field.zeros(block.highs))[lookup.part] = field.mul(high, -prefix * scale)
+    for name, high in parts.items():
+        block = layout.named[name]
+        values.add_block(block, 1, high, equality(0, block.low_variables))
     for table, prefix in zip(layout.tables, prefixes[lookups : lookups + tables], strict=True):
         eq = equality(0, table_bits(table))
         columns = [field.dot_small(eq, column) for column in table_columns(layout.statement, table)]

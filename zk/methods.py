@@ -18,6 +18,7 @@ OPTIMIZERS = ("sgd", "adam")
 BASES = ("svd", "random")
 SIDES = ("left", "right")
 GRADIENT_FORMATS = ("e4m3", "e5m2")
+GROUP = 16  # units that share a scale of FP8, where a layer has several
 
 
 @dataclass(frozen=True)
@@ -148,17 +149,26 @@ class LoRA:
 class FP8:
     """Activations in E4M3 and gradients in E4M3 or E5M2, after ReLU and after its backward, with scales 2^exponent."""
 
-    activation_exponents: tuple[int, ...]  # one a hidden layer
-    gradient_exponents: tuple[int, ...]
+    activation_exponents: tuple[int | tuple[int, ...], ...]  # one a hidden layer, or one for each GROUP of its units
+    gradient_exponents: tuple[int | tuple[int, ...], ...]
     gradient_format: str
+
+    def of_group(self, name: str, j: int) -> tuple[int, ...]:
+        """The exponents `name` of hidden layer j: one, or one for each group of its units."""
+        given: int | tuple[int, ...] = getattr(self, name)[j]
+        return given if isinstance(given, tuple) else (given,)
 
     def check(self, widths: Sequence[int]) -> None:
         """BadInput for values out of range."""
         _one_of("fp8.gradient_format", self.gradient_format, GRADIENT_FORMATS)
         for name in ("activation_exponents", "gradient_exponents"):
             _per_layer(f"fp8.{name}", getattr(self, name), len(widths) - 2)
-            for exponent in getattr(self, name):
-                _integer(f"fp8.{name}", exponent, -32, 32)
+            for given, width in zip(getattr(self, name), widths[1:-1], strict=True):
+                groups = -(-width // GROUP)
+                if isinstance(given, tuple) and len(given) != groups:
+                    raise BadInput(f"statement field 'fp8.{name}' must have one entry or {groups} for {width} units")
+                for exponent in given if isinstance(given, tuple) else (given,):
+                    _integer(f"fp8.{name}", exponent, -32, 32)
 
 
 Spec = TypeVar("Spec", GaLore, LoRA, FP8)
@@ -173,8 +183,12 @@ def read(kind: type[Spec], value: object) -> Spec | None:
     needed = {x.name for x in dataclasses.fields(kind) if x.default is dataclasses.MISSING}
     if not isinstance(value, dict) or not needed <= set(value) <= set(names):
         raise ValueError(f"a {kind.__name__} object has the fields {', '.join(names)}")
-    given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in value.items()}
-    return kind(**given)
+    return kind(**{name: _frozen(x) for name, x in value.items()})
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, and lists in them."""
+    return tuple(tuple(x) if isinstance(x, list) else x for x in value) if isinstance(value, list) else value
 
 
 def written(spec: GaLore | LoRA | FP8) -> dict[str, Any]:

@@ -205,8 +205,12 @@ def _layer_tables(trace: Trace, layout: Layout, j: int, place: Place) -> dict[st
             f"ga{j}": _words(layout, f"ga{j}", gradient, offset=SIGN_OFFSET),
         }
         for name in ("p", "ga") if s.fp8 else ():
-            table = fp8.cast_table(s, fp8.table_of(s, name, j)).astype(np.uint16)
-            tables[fp8.cast_name(name, j)] = table[place_of(tables[f"{name}{j}"]).get(tables[f"{name}{j}"])]
+            numbers = place_of(tables[f"{name}{j}"]).get(tables[f"{name}{j}"])
+            casts = [
+                fp8.cast_table(s, group.table).astype(np.uint16)[numbers[group.begin : group.end]]
+                for group in fp8.groups(s, name, j)
+            ]
+            tables[fp8.cast_name(name, j)] = np.concatenate(casts)
         return tables | _limb_tables(layout, f"rg{j}", large(f"rg{j}", wide), remainder)
     z = samples(f"z{j}", "<i4").astype(np.int64)
     if s.loss == "square":

@@ -80,11 +80,15 @@ class Method:
 
     def activation(self, j: int, values: Tensor) -> Tensor:
         """What layer j + 1 reads."""
-        return values if self.fp8 is None else _through(values, "e4m3", self.fp8.activation_exponents[j])
+        if self.fp8 is None:
+            return values
+        return _through(values, "e4m3", casts.exponents(self.fp8.activation_exponents[j], values))
 
     def gradient(self, j: int, values: Tensor) -> Tensor:
         """What comes back to hidden layer j, before its ReLU; of one record, not over the batch."""
-        return values if self.fp8 is None else _through(values, self.fp8.gradient_format, self.fp8.gradient_exponents[j])
+        if self.fp8 is None:
+            return values
+        return _through(values, self.fp8.gradient_format, casts.exponents(self.fp8.gradient_exponents[j], values))
 
     def basis(self, j: int, t: int, gradient: Tensor) -> Tensor:
         """GaLore's basis of layer j in the period that begins at step t, unit columns."""
@@ -172,6 +176,6 @@ def _adapted(lora: LoRA, weights: Sequence[Tensor], gradients: Sequence[Tensor],
     return updated
 
 
-def _through(values: Tensor, kind: str, exponent: int) -> Tensor:
+def _through(values: Tensor, kind: str, exponent: Tensor) -> Tensor:
     """A cast whose derivative is taken for one."""
     return values + (casts.cast(values.detach(), kind, exponent) - values.detach())

@@ -80,7 +80,7 @@ def _end_check(layout: Layout) -> float:
 
 def _lookup(layout: Layout) -> float:
     """The tree of fractions and the sumchecks of its layers. A layer of m gates has m pairs of gates over all its rounds."""
-    made = sum(one.blocks[0].size for one in layout.lookups if len(one.blocks) == 1 and one.blocks[0].size >= RUN)
+    made = sum(one.size for one in layout.lookups if len(one.blocks) == 1 and one.size >= RUN)
     others = [one.blocks for one in layout.lookups if len(one.blocks) > 1 or one.blocks[0].size < RUN]
     stored = sum(blocks[0].size for blocks in others) + sizes.table_rows(layout)
     # Fractions in memory: an integer a column and two digits off for each; a gate made, and one pair of a sumcheck, a leaf.

@@ -23,7 +23,7 @@ def looked_up(layout: Layout) -> dict[str, int]:
 
 def lookups(layout: Layout) -> int:
     """Looked-up entries, padding included: padding is looked up too."""
-    return sum(lookup.blocks[0].size for lookup in layout.lookups)
+    return sum(lookup.size for lookup in layout.lookups)
 
 
 def table_rows(layout: Layout) -> int:

@@ -60,7 +60,7 @@ def _products(layers: Sequence[Tensor], x: Tensor, wanted: Tensor, settings: Set
         z = activations[j] @ matrix
         inputs = z.clamp(min=0)
         if method and j < len(layers) - 1:
-            inputs = fp8.cast(inputs, "e4m3", method.activation_exponents[j])
+            inputs = fp8.cast_activation(method, j, inputs, 0)
     gradient = z - wanted if settings.loss == "square" else z.softmax(dim=1) - wanted
     found = []
     for j in reversed(range(len(layers))):
@@ -68,7 +68,7 @@ def _products(layers: Sequence[Tensor], x: Tensor, wanted: Tensor, settings: Set
         if j:
             received = gradient @ layers[j][:-1].T
             if method:
-                received = fp8.cast(received, method.gradient_format, method.gradient_exponents[j - 1])
+                received = fp8.cast_gradient(method, j - 1, received, 0)
             gradient = received * (activations[j][:, :-1] > 0)
     return found
 

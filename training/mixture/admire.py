@@ -5,9 +5,10 @@
     answer    = argmax over the pool of the GP's mean at the largest size
 
 EI is the expected improvement over the best mean seen. ADMIRE-BayesOpt (Chen et al. 2025, arXiv 2508.11551) searches a finite
-pool with EI at one size and with max-value entropy search over several; the correlation per cost that stands here for it
-is Huang et al. 2006's augmented expected improvement. The process has a Matern 5/2 kernel with one length for all sources, as
-a few trials cannot tell theirs apart, and noise; scikit-learn fits it in each step.
+pool with EI at one size and with max-value entropy search over several; the correlation per cost that stands here for it is
+Huang et al. 2006's augmented expected improvement; entropy search is entropy_search.py's, with botorch. The process has a
+Matern 5/2 kernel with one length for all sources, as a few trials cannot tell theirs apart, and noise; scikit-learn fits it in
+each step.
 
 The best mixture differs between sizes, so a search on small models alone ends at their optimum, not the large one's. The log of
 trials is the search's record: each is in it before the next is proposed, and `check` computes the proposals again, to a
@@ -37,7 +38,7 @@ METHOD = Method(
     where="zkaudit.training.mixture.admire.MixtureSearch",
     changes=("data", "search"),
     effect="The best mixture is found more than five times faster than by the other searches compared.",
-    library="Gaussian process and its fit are scikit-learn's; botorch, which ADMIRE uses, has entropy search besides",
+    library="Process and fit are scikit-learn's; with botorch, which ADMIRE uses, `entropy_search.EntropySearch` is theirs.",
     provable="Proposals are checked against the log of trials, to a tolerance; the runs are proved each by itself.",
     server_sees="A mixture and a score for each trial; the best mixture for a client's data tells what its data are like.",
     use="""
@@ -99,6 +100,7 @@ class MixtureSearch:
         if len(self.pool) < options.start:
             raise TrainingError(f"the pool has {len(self.pool)} mixtures, fewer than the first {options.start} runs")
         self.costs, self.options, self.log = tuple(float(cost) for cost in costs), options, list[Outcome]()
+        self.run_seed = run_seed
         seed = derive_seed(run_seed, "mixture.admire", 0).to_bytes(8, "little")
         first = shuffled(b"zkaudit trials", seed, 0, np.arange(len(self.pool)))[: options.start].tolist()
         several = len(self.costs) > 1  # the first two are run at both ends, so that sizes can be compared
@@ -230,9 +232,13 @@ def check(
     log: Sequence[Outcome],
     options: SearchOptions,
     tolerance: float = 1e-3,
+    kind: type[MixtureSearch] = MixtureSearch,
 ) -> int | None:
-    """The first trial of a log whose acquisition is more than `tolerance` of the best below it, None if there is none."""
-    search = MixtureSearch(pool, run_seed, costs, options)
+    """The first trial of a log whose acquisition is more than `tolerance` of the best below it, None if there is none.
+
+    kind: of the search whose log it is.
+    """
+    search = kind(pool, run_seed, costs, options)
     for number, (trial, score) in enumerate(log):
         if number < len(search._first):
             follows = Trial(*trial) == search._first[number]

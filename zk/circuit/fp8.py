@@ -1,15 +1,17 @@
-"""FP8: activations after ReLU in E4M3, hidden gradients in E4M3 or E5M2, each with a public scale a layer (COAT, Xi 2024).
+"""FP8: activations after ReLU in E4M3, hidden gradients in E4M3 or E5M2, each with public scales (COAT, Xi 2024).
 
     Q_j  = cast(P_j),     A_{j+1} = (1 - B_j) Q_j          P_j in [0, 2^16) stands for P_j / 2^f
     GQ_j = cast(GA'_j),   G_j     = (1 - B_j) GQ_j         GA'_j in [-2^15, 2^15) stands for GA'_j / 2^g
 
-cast(x) is the number nearest to x that the format has times 2^exponent, ties to the even mantissa, and at most the format's
-largest times that: torch's cast after a clamp. It is a table of 2^16 rows that everybody computes, so a cast is one lookup of
-the pair (x, cast(x)), which is the range check of x as well. Every number of the format times the scale is a multiple of the
-fixed-point unit wherever a fixed-point number can be rounded to it, so casts are integers."""
+A layer has one scale, or one for each 16 of its units. cast(x) is the number nearest to x that the format has times 2^exponent,
+ties to the even mantissa, and at most the format's largest times that: torch's cast after a clamp. It is a table of 2^16 rows
+that everybody computes, so a cast is one lookup of the pair (x, cast(x)), which is the range check of x as well. Every number
+of the format times the scale is a multiple of the fixed-point unit wherever a fixed-point number can be rounded to it, so casts
+are integers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,11 +20,13 @@ from numpy.typing import NDArray
 
 from zkaudit.zk.block import SIGN_OFFSET, Block, padded
 from zkaudit.zk.errors import BadInput
+from zkaudit.zk.methods import GROUP
 
 if TYPE_CHECKING:  # which imports `check` from here
     from zkaudit.zk.statement import Statement
 
 FORMATS = {"e4m3": (3, -6, 448), "e5m2": (2, -14, 57344)}  # bits of the mantissa, least exponent, largest number
+FIELDS = {"p": "activation_exponents", "ga": "gradient_exponents"}
 FIRST_TABLE = 65  # their numbers are above all others'
 LEVELS = 12  # least and greatest scale are so many powers of two apart: below, the largest cast is no integer
 HIGHEST = 7  # 448 times 2^7 is the largest cast that fits 16 bits, 448 times 2^6 with a sign
@@ -40,19 +44,33 @@ def cast_name(name: str, j: int) -> str:
     return f"{name}{j}.cast"
 
 
+@dataclass(frozen=True)
+class Group:
+    """Units from `begin` to before `end`, whose casts are in table number `table`; padding units belong to the last group."""
+
+    begin: int
+    end: int
+    table: int
+
+
+def groups(s: Statement, name: str, j: int) -> list[Group]:
+    """Of the block "p" or "ga" of layer j: one, or one for each 16 units of its padded number."""
+    assert s.fp8 is not None
+    exponents, highs = s.fp8.of_group(FIELDS[name], j), padded(s.widths[j + 1])
+    numbers = {kind: number for number, kind in tables(s).items()}
+    if len(exponents) == 1:
+        return [Group(0, highs, numbers[name, exponents[0]])]
+    last, parts = len(exponents) - 1, range(highs // GROUP)
+    return [Group(g * GROUP, (g + 1) * GROUP, numbers[name, exponents[min(g, last)]]) for g in parts]
+
+
 def tables(s: Statement) -> dict[int, tuple[str, int]]:
-    """Table number -> "p" or "ga", and the layer's exponent; a table serves all layers with its exponent."""
+    """Table number -> "p" or "ga", and the exponent; a table serves all layers and groups with its exponent."""
     if s.fp8 is None:
         return {}
-    kinds = [("p", e) for e in s.fp8.activation_exponents] + [("ga", e) for e in s.fp8.gradient_exponents]
+    layers = range(s.layers - 1)
+    kinds = [(name, exponent) for name, key in FIELDS.items() for j in layers for exponent in s.fp8.of_group(key, j)]
     return {FIRST_TABLE + i: kind for i, kind in enumerate(dict.fromkeys(kinds))}
-
-
-def table_of(s: Statement, name: str, j: int) -> int:
-    """Number of the table in which pairs of `name` ("p" or "ga") of layer j are looked up."""
-    assert s.fp8 is not None
-    exponents = s.fp8.activation_exponents if name == "p" else s.fp8.gradient_exponents
-    return next(number for number, kind in tables(s).items() if kind == (name, exponents[j]))
 
 
 def cast_table(s: Statement, number: int) -> NDArray[np.int32]:
@@ -68,10 +86,11 @@ def check(s: Statement) -> None:
     """BadInput for a scale with which a cast could leave 16 bits."""
     if s.fp8 is None:
         return
-    for name, exponents, bits, kind, most in (
-        ("activation_exponents", s.fp8.activation_exponents, s.activation_bits, "e4m3", HIGHEST),
-        ("gradient_exponents", s.fp8.gradient_exponents, s.gradient_bits, s.fp8.gradient_format, HIGHEST - 1),
+    for name, bits, kind, most in (
+        ("activation_exponents", s.activation_bits, "e4m3", HIGHEST),
+        ("gradient_exponents", s.gradient_bits, s.fp8.gradient_format, HIGHEST - 1),
     ):
+        exponents = [exponent for j in range(s.layers - 1) for exponent in s.fp8.of_group(name, j)]
         highest = most - (FORMATS[kind][2] // 448).bit_length() + 1
         lowest = highest - LEVELS
         if any(not lowest <= exponent + bits <= highest for exponent in exponents):
@@ -85,9 +104,7 @@ def cast(x: NDArray[np.int64], kind: str, shift: int) -> NDArray[np.int64]:
     size = np.abs(x.astype(np.float64))
     _, exponent = np.frexp(np.where(size == 0, 1.0, size))  # size in [2^(exponent - 1), 2^exponent)
     spacing = np.exp2(np.maximum(exponent - 1, least + shift) - mantissa)
-    rounded = (
-        np.rint(size / spacing) * spacing
-    )  # numpy's rint takes ties to even, and the mantissa's last bit is the quotient's
+    rounded = np.rint(size / spacing) * spacing  # rint takes ties to even, and the mantissa's last bit is the quotient's
     casts: NDArray[np.int64] = (np.sign(x) * np.minimum(rounded, largest * 2.0**shift)).astype(np.int64)
     return casts
 
