@@ -21,6 +21,7 @@ from zkaudit.training.errors import TrainingError
 
 FORMAT = "zkaudit-steps"
 VERSION = 1
+MOST_BRACKETS = 2048  # of a line; a record has a dozen, and a seed may hold some
 LARGEST_INTEGER = (1 << 64) - 1  # of ids, counts and seeds; scores lie within it too
 
 Canonical = TypeVar("Canonical", "StepRecord", "RunHeader")
@@ -146,6 +147,8 @@ def parse_header(line: bytes) -> RunHeader:
 
 
 def _parsed(kind: type[Canonical], line: bytes, constants: Mapping[str, object]) -> Canonical:
+    if line.count(b"[") + line.count(b"{") > MOST_BRACKETS:  # a parser's recursion may be allowed more than its stack holds
+        raise TrainingError("not a record: it nests too deeply")
     try:
         values = json.loads(line.decode("ascii"))
     except (ValueError, RecursionError) as error:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zkaudit.zk import opening, proof_file, verifier
+from zkaudit.zk import opening, proof_file, strict_json, verifier
 from zkaudit.zk.errors import BadInput, InvalidProof, NotBound
 from zkaudit.zk.layout import Layout
 
@@ -154,7 +154,7 @@ def _read_object(path: Path, what: str) -> Json:
     try:
         if path.stat().st_size > LARGEST:
             raise BadInput(f"{path} is too large for {what}")
-        content = json.loads(path.read_bytes())
+        content = strict_json.loads(path.read_bytes())
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from zkaudit.zk import curve, field, hyrax, proof_file
+from zkaudit.zk import curve, field, hyrax, proof_file, strict_json
 from zkaudit.zk.block import Block
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import BadInput, InvalidProof
@@ -54,7 +54,7 @@ class Opening:
 def load(path: Path) -> Opening:
     """Read an opening; BadInput if it is none."""
     try:
-        content = json.loads(path.read_bytes())
+        content = strict_json.loads(path.read_bytes())
         if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
             raise BadInput(f"{path} is not a zkaudit opening of version {VERSION}")
         commitment, scalars = bytes.fromhex(content["commitment"]), bytes.fromhex(content["blindings"])

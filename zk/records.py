@@ -8,10 +8,10 @@ else a record says is checked against a statement by `zkaudit verify --records`.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from zkaudit.zk import strict_json
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.sampling import Integers
 
@@ -46,7 +46,8 @@ class Records:
 
     def _object(self, line: bytes) -> dict[str, object]:
         try:
-            record = json.loads(line.decode("ascii"))
+            line.decode("ascii")
+            record = strict_json.loads(line)
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
