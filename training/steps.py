@@ -148,7 +148,7 @@ def parse_header(line: bytes) -> RunHeader:
 
 def _parsed(kind: type[Canonical], line: bytes, constants: Mapping[str, object]) -> Canonical:
     if line.count(b"[") + line.count(b"{") > MOST_BRACKETS:  # a parser's recursion may be allowed more than its stack holds
-        raise TrainingError("not a record: it nests too deeply")
+        raise TrainingError("not JSON: it nests too deeply")
     try:
         values = json.loads(line.decode("ascii"))
     except (ValueError, RecursionError) as error:
