@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "sklearn", "scipy", "safetensors", "ray", "transformers", "peft")
-NOT_FOR_TESTS = {"ezkl", "onnx", "cupy-cuda13x"}  # for benchmarks, and for machines with a GPU
+NOT_FOR_TESTS = {"ezkl", "onnx", "cupy-cuda13x", "minari"}  # for benchmarks, machines with a GPU, downloaded data sets
 BLOCK_HEAVY = f"""
 import sys
 class Blocker:

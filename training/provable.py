@@ -71,8 +71,10 @@ class LoRA:
 
 @dataclass(frozen=True)
 class FP8:
-    """E4M3 activations and gradients of `gradient_format` in hidden layers, with scales 2^exponent: one a layer, or one for each
-    GROUP of its units."""
+    """E4M3 activations and gradients of `gradient_format` in hidden layers, with scales 2^exponent.
+
+    A layer has one exponent, or one for each GROUP of its units.
+    """
 
     activation_exponents: tuple[int | tuple[int, ...], ...]
     gradient_exponents: tuple[int | tuple[int, ...], ...]

@@ -9,12 +9,13 @@ An encoder is trained without labels, on whole graphs or on parts; its embedding
 over several seeds, both after the last step and at the step whose validation accuracy was best: which of the two is reported,
 and how batches are made, changes the order of methods, so both are. The released protocol evaluates every 250 of 1000 steps.
 
-Graphs are dense here, for some thousands of nodes; one of torch_geometric (`x`, `edge_index`, `y`) is taken by `from_edges`."""
+Graphs are dense here, for some thousands of nodes; `from_data` takes one of torch_geometric, `to_data` gives one back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,10 +38,10 @@ METHOD = Method(
     provable="Splits and the edges held out follow from seeds; a step on a dense graph is products of matrices.",
     server_sees="A node's gradient holds its neighbours' data too; link prediction measures what is told of edges.",
     use=(
-        "from zkaudit.training.eval.graph import from_edges, graph_protocol\n"
+        "from zkaudit.training.eval.graph import from_data, graph_protocol\n"
         "from zkaudit.training.eval.graph_ssl import GraphBarlowTwins\n"
         "\n"
-        "graph = from_edges(data.x, data.edge_index, data.y)\n"
+        "graph = from_data(data)  # of torch_geometric; from_edges takes tensors\n"
         "learner = lambda graph, seed: GraphBarlowTwins(graph, width=64, seed=seed)\n"
         'for line in graph_protocol(learner, graph, run_seed="7f"):\n'
         "    print(line)"
@@ -82,6 +83,32 @@ def from_edges(features: Tensor, edges: Tensor, labels: Tensor) -> Graph:
     adjacency = torch.zeros(len(features), len(features))
     adjacency[edges[0], edges[1]] = 1
     return Graph(features, torch.maximum(adjacency, adjacency.T).fill_diagonal_(0), labels)
+
+
+def from_data(data: Any) -> Graph:
+    """Of a torch_geometric.data.Data with `x` (N, F), `edge_index` (2, E) and `y` (N,) or (N, 1): directions, loops and repeats
+    of edges are dropped, as are weights and all else. TrainingError for what has not got these, or if the package is missing.
+    """
+    if not isinstance(data, _geometric().Data):
+        raise TrainingError(f"a {type(data).__name__} was given where a torch_geometric.data.Data must be")
+    if missing := [name for name in ("x", "edge_index", "y") if getattr(data, name, None) is None]:
+        raise TrainingError(f"the data have no {missing[0]}: features x, edges edge_index and labels y are needed")
+    labels = data.y.squeeze(1) if data.y.dim() == 2 and data.y.shape[1] == 1 else data.y
+    if data.edge_index.numel() and not 0 <= int(data.edge_index.min()) <= int(data.edge_index.max()) < len(data.x):
+        raise TrainingError(f"edge_index names a node that is none of the {len(data.x)} of x")
+    return from_edges(data.x, data.edge_index, labels)
+
+
+def to_data(graph: Graph) -> Any:
+    """A torch_geometric.data.Data with `x`, `y` and each edge in both directions, in rising order."""
+    return _geometric().Data(x=graph.features, edge_index=graph.adjacency.nonzero().T.contiguous(), y=graph.labels)
+
+
+def _geometric() -> Any:
+    try:
+        return import_module("torch_geometric.data")
+    except ImportError as error:
+        raise TrainingError("graphs of torch_geometric need the package: pip install 'zkaudit[graphs]'") from error
 
 
 class Learner(Protocol):
