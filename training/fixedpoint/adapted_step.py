@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from zkaudit.training.config import Settings
-from zkaudit.training.errors import TrainingError
 from zkaudit.training.fixedpoint import exact
 from zkaudit.training.fixedpoint.step import SIGNED_RANGE, Step
 
@@ -49,10 +48,8 @@ class AdaptedStep(Step):
         inside, hidden = self._hidden_gradient(j, gradient), self.arrays[f"h{j}"].to(torch.float64)
         second = rate * self.settings.lora.factor // self.settings.lora.divisor
         for i, left, right, c in ((m, activation[:, :-1], inside, rate), (m + 1, hidden, gradient, second)):
-            try:
+            with self._explained(j):
                 self._subtract(i, left.T, right, c)
-            except TrainingError as error:
-                raise TrainingError(f"{self._place(j)}: {error}; use a lower learning_rate or fewer weight_bits") from None
 
     def _hidden_gradient(self, j: int, gradient: Tensor) -> Tensor:
         """GH_j as float64; made once."""
@@ -69,8 +66,6 @@ class AdaptedStep(Step):
         return number.to(torch.float64)
 
     def _product(self, quotient: str, remainder: str, j: int, left: Tensor, right: Tensor, largest: int) -> Tensor:
-        try:
+        with self._explained(j):
             self.arrays[quotient], self.arrays[remainder] = exact.rescaled_product(left, right, largest, self.bits.weight_bits)
-        except TrainingError as error:
-            raise TrainingError(f"{self._place(j)}: {error}; use a lower learning_rate or fewer weight_bits") from None
         return self.arrays[quotient]

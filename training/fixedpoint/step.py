@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -82,18 +85,13 @@ class Step:
         return self._rescaled(f"ga{j - 1}", f"rg{j - 1}", j, gradient, self.weights[j][:-1].T)
 
     def _update(self, j: int, activation: Tensor, gradient: Tensor) -> None:
-        try:
+        with self._explained(j):
             self._subtract(j, activation.T, gradient, self.settings.rates[self.number])
-        except TrainingError as error:
-            raise TrainingError(f"{self._place(j)}: {error}; use a lower learning_rate or fewer weight_bits") from None
 
     def _rescaled(self, quotient: str, remainder: str, j: int, left: Tensor, right: Tensor) -> Tensor:
-        try:
-            product = self._multiply(j, left, right, forward=quotient.startswith("z"))
-        except TrainingError as error:
-            raise TrainingError(f"{self._place(j)}: {error}; use a lower learning_rate or fewer weight_bits") from None
-        self.arrays[quotient], self.arrays[remainder] = product
-        return product[0]
+        with self._explained(j):
+            self.arrays[quotient], self.arrays[remainder] = self._multiply(j, left, right, forward=quotient.startswith("z"))
+        return self.arrays[quotient]
 
     def _multiply(self, j: int, left: Tensor, right: Tensor, forward: bool) -> tuple[Tensor, Tensor]:
         """Quotient and remainder of `left` times layer j's weights; `left` are A_j if `forward`, else G_j."""
@@ -112,6 +110,14 @@ class Step:
                 f"{self._place(j)}: the {what} {value} (which stands for {value / 2**fraction:.6g}) lies outside "
                 f"[{-limit}, {limit - 1}]; use a lower learning_rate or fewer {parameter}"
             )
+
+    @contextmanager
+    def _explained(self, j: int, advice: str = "; use a lower learning_rate or fewer weight_bits") -> Iterator[None]:
+        """Errors of what is done inside say where they arose and what to do."""
+        try:
+            yield
+        except TrainingError as error:
+            raise TrainingError(f"{self._place(j)}: {error}{advice}") from None
 
     def _place(self, j: int) -> str:
         return f"step {self.number + 1} of {self.steps}, layer {j + 1} of {self.last + 1}"
