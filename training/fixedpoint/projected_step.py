@@ -39,7 +39,7 @@ class Subspace:
     def begin(self, t: int, gradient: Tensor) -> None:
         """A new period at step t; gradient: D, (inputs + 1, outputs)."""
         if self.averages:
-            self.moments = self.rounded()
+            self.moments = [self.moment_after(k).T for k in range(2)]
         self.fresh = []
         self.basis = self._svd(gradient) if self.method.basis == "svd" else self._drawn(t, gradient)
 
@@ -65,9 +65,9 @@ class Subspace:
             raise TrainingError("Adam's direction leaves 16 bits; use a larger [galore] epsilon")
         return quotient.to(torch.float64)
 
-    def rounded(self) -> list[Tensor]:
-        """The moments after the last step, without their fractional bits."""
-        return [torch.floor(average * 2.0**-self.method.moment_bits) for average in self.averages]
+    def moment_after(self, k: int) -> Tensor:
+        """The first (k = 0) or second moment after the last step, without its fractional bits: (kept units, rank)."""
+        return torch.floor(self.averages[k] * 2.0**-self.method.moment_bits).T
 
     def _drawn(self, t: int, gradient: Tensor) -> Tensor:
         units = gradient.shape[0 if self.is_left else 1]
@@ -97,7 +97,7 @@ class ProjectedStep(Step):
     def _update(self, j: int, activation: Tensor, gradient: Tensor) -> None:
         method, subspace = self.settings.galore, self.subspaces[j]
         assert method
-        try:
+        with self._explained(j, advice=""):
             if self.number % method.gap == 0:
                 subspace.begin(self.number, activation.T @ gradient)
             over, beside = (activation, gradient) if subspace.is_left else (gradient, activation)
@@ -111,8 +111,6 @@ class ProjectedStep(Step):
             direction = subspace.direction(projected.to(torch.float64))
             pair = (subspace.basis, direction) if subspace.is_left else (direction.T, subspace.basis.T)
             self._subtract(j, *pair, self.settings.rates[self.number])
-        except TrainingError as error:
-            raise TrainingError(f"{self._place(j)}: {error}") from None
 
 
 def require_energy(method: GaLore, projected: Tensor, left: Tensor, right: Tensor) -> None:

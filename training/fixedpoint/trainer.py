@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def train(
             for arrays, updated in deferred_steps(*given) if is_deferred else _steps(*given, make):
                 weights = updated
                 if sink is not None:
-                    sink(arrays, [*map(_Lazy, weights[len(frozen) :]), *_lazy_state(subspaces)])
+                    sink(arrays, [*map(_lazy, weights[len(frozen) :]), *_lazy_state(subspaces)])
             return [matrix.to("cpu", torch.int64) for matrix in weights[len(frozen) :]]
     except torch.cuda.OutOfMemoryError:
         raise TrainingError(
@@ -123,9 +124,9 @@ def _lazy_state(subspaces: list[Subspace]) -> list[_Lazy]:
     state = []
     for subspace in subspaces:
         if subspace.method.basis == "svd":
-            state.append(_Lazy(subspace.basis))
+            state.append(_lazy(subspace.basis))
         if subspace.method.optimizer == "adam":
-            state += [_Lazy(moment.T) for moment in subspace.rounded()]
+            state += [_Lazy(partial(subspace.moment_after, k)) for k in range(2)]
     return state
 
 
@@ -152,10 +153,15 @@ def _narrowed(name: str, values: Tensor, settings: Settings) -> NDArray[np.gener
 
 
 class _Lazy:
-    """A matrix of weights that comes to the host when numpy asks for it, which is once a chunk."""
+    """A matrix that is made and comes to the host when numpy asks for it, which is once a chunk."""
 
-    def __init__(self, matrix: Tensor) -> None:
-        self._matrix = matrix
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        self._make = make
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self._matrix.to(torch.int64).cpu().numpy(), dtype)
+        return np.asarray(self._make().to(torch.int64).cpu().numpy(), dtype)
+
+
+def _lazy(matrix: Tensor) -> _Lazy:
+    """One that is there already."""
+    return _Lazy(lambda: matrix)
