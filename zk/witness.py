@@ -100,7 +100,7 @@ class Witness:
         """A layer's bases, (units, periods * rank), signed."""
         if layer.spec.is_committed:
             return self._signed(f"basis{layer.layer}", layer.over, layer.periods * layer.rank)
-        return narrow(galore.public_basis(layer, self.layout.statement.batch_seed))
+        return narrow(layer.public_basis)
 
     def _steps_basis(self, layer: galore.Projected) -> Any:
         """The basis of each step, (units, padded samples)."""

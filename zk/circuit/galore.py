@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from math import isqrt
 
 import numpy as np
@@ -138,6 +139,19 @@ class Projected:
         step, place = np.divmod(np.arange(self.samples, dtype=np.int64), self.rank)
         return field.scatter_add(samples, step // self.spec.gap * self.rank + place, self.periods * self.rank)
 
+    @cached_property
+    def public_basis(self) -> NDArray[np.int64]:
+        """Random signs times 2^basis_bits / sqrt(units): (units, periods * rank), columns of length about 2^basis_bits."""
+        seed, count, first = bytes.fromhex(self.statement.batch_seed), self.over * self.rank, self.statement.first_step
+        size = isqrt((1 << (2 * self.spec.basis_bits)) // self.over)
+        columns = []
+        for k in range(self.periods):
+            name = b"".join(x.to_bytes(8, "little") for x in (self.layer, first // self.spec.gap + k))
+            stream = hashlib.shake_256(b"zkaudit basis" + seed + name).digest(-(-count // 8))
+            bits = np.unpackbits(np.frombuffer(stream, np.uint8))[:count]
+            columns.append((2 * bits.astype(np.int64) - 1).reshape(self.over, self.rank) * size)
+        return np.concatenate(columns, axis=1)
+
     def averaged(self, kernel: Kernel, samples: Array) -> tuple[Array, Array]:
         """Weights on averages as weights on what is averaged, over (step, place), and on periods' beginnings."""
         fresh, before = [], []
@@ -198,19 +212,6 @@ def state_blocks(s: Statement, name: str) -> list[Block]:
     return [block for layer in layers(s) for block in layer.states(name)]
 
 
-def public_basis(layer: Projected, batch_seed: str) -> NDArray[np.int64]:
-    """Random signs times 2^basis_bits / sqrt(units): (units, periods * rank), columns of length about 2^basis_bits."""
-    s, units = layer.statement, layer.over
-    size = isqrt((1 << (2 * layer.spec.basis_bits)) // units)
-    columns = []
-    for k in range(layer.periods):
-        name = b"".join(x.to_bytes(8, "little") for x in (layer.layer, s.first_step // layer.spec.gap + k))
-        stream = hashlib.shake_256(b"zkaudit basis" + bytes.fromhex(batch_seed) + name).digest(-(-units * layer.rank // 8))
-        bits = np.unpackbits(np.frombuffer(stream, np.uint8))[: units * layer.rank]
-        columns.append((2 * bits.astype(np.int64) - 1).reshape(units, layer.rank) * size)
-    return np.concatenate(columns, axis=1)
-
-
 def add_basis(layer: Projected, named: dict[str, Block], claim: Claim, units: Array, samples: Array) -> None:
     """<P, units x samples> with the basis of its period beside each (step, place)."""
     add_period_basis(layer, named, claim, units, layer.periods_of(samples))
@@ -221,7 +222,7 @@ def add_period_basis(layer: Projected, named: dict[str, Block], claim: Claim, un
     if layer.spec.is_committed:
         add_signed(claim, named[f"basis{layer.layer}"], 1, units, places)
     else:
-        claim.add_constant(field.evaluate_small(public_basis(layer, layer.statement.batch_seed), units, places))
+        claim.add_constant(field.evaluate_small(layer.public_basis, units, places))
 
 
 def add_direction(layer: Projected, named: dict[str, Block], claim: Claim, units: Array, samples: Array) -> None:
