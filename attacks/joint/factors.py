@@ -151,17 +151,21 @@ def _independent(candidates: Tensor, n: int, attempt: int, generator: torch.Gene
     """Up to n independent candidates, the likeliest first, of which some are left out at random after the first attempt."""
     pool = candidates[: POOL * n]
     share, drawn = torch.rand(1, generator=generator), torch.rand(len(pool), generator=generator)
-    kept = drawn >= share * MOST_LEFT_OUT * (attempt > 0)
-    basis, chosen = pool[:0], []
-    for vector in pool[kept]:
+    return apart(pool[drawn >= share * MOST_LEFT_OUT * (attempt > 0)], n, SAME)
+
+
+def apart(candidates: Tensor, most: int, least: float) -> Tensor:
+    """Up to `most` of them in their order, of each of which at least that share of its length lies outside those before."""
+    basis, chosen = candidates[:0], []
+    for vector in candidates:
         unit = vector / vector.norm()
         rest = unit - basis.T @ (basis @ unit)
-        if float(rest.norm()) > SAME:
+        if float(rest.norm()) > least:
             basis = torch.cat([basis, (rest / rest.norm())[None]])
             chosen.append(vector)
-        if len(chosen) == n:
+        if len(chosen) == most:
             break
-    return torch.stack(chosen) if chosen else pool[:0]
+    return torch.stack(chosen) if chosen else candidates[:0]
 
 
 def _records(moved: Tensor, factors: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.joint.client import GRID_RANGE, Found, Seen
+from zkaudit.attacks.joint.factors import apart
 from zkaudit.attacks.joint.labels import sole_label
 from zkaudit.attacks.joint.reading import EXACT, ROUNDED, Reading, first_layer
 from zkaudit.attacks.joint.unrolled import distance, fitted_scale
@@ -54,12 +55,12 @@ class SparseRecords:
         if not len(candidates) and not is_sole:
             raise AuditError(f"no vector of the {k} directions that the first layer shows has zeros of its own")
         if not reading.has_ones:
-            shapes = _apart(candidates, k)[: seen.records]
+            shapes = apart(candidates, k, SAME)[: seen.records]
             records = fitted_scale(seen, torch.stack([_whole(shape) for shape in shapes]) * seen.grid)
         elif label is not None and is_sole:
             records = _matching(seen, _with_ones(torch.cat([candidates[:POOL], _columns(reading)])), label)
         else:
-            records = _with_ones(_apart(candidates, k)[: seen.records])
+            records = _with_ones(apart(candidates, k, SAME)[: seen.records])
         return Found(records, 0, label, {"records": seen.records, "directions": k, "vectors": len(records)})
 
     def _vectors(self, space: Tensor, reading: Reading) -> Tensor:
@@ -123,17 +124,3 @@ def _usable(vectors: Tensor, reading: Reading) -> Tensor:
         return vectors * vectors.sum(1, keepdim=True).sign()
     vectors = vectors * vectors[:, -1:].sign()
     return vectors[vectors[:, -1] > SMALL_ONE]
-
-
-def _apart(candidates: Tensor, most: int) -> Tensor:
-    """Up to `most` of them in their order, none nearly in the span of those before."""
-    basis, kept = candidates[:0], []
-    for vector in candidates:
-        unit = vector / vector.norm()
-        rest = unit - basis.T @ (basis @ unit)
-        if float(rest.norm()) > SAME:
-            basis = torch.cat([basis, (rest / rest.norm())[None]])
-            kept.append(vector)
-        if len(kept) == most:
-            break
-    return torch.stack(kept)
