@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -34,3 +35,17 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     field.set_threads(request.param)
     yield request.param
     field.set_threads(before)
+
+
+@pytest.fixture(params=["twin", pytest.param("cuda", marks=pytest.mark.gpu)])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A device on which even the shortest results stay."""
+    from zkaudit.zk import backend, gpu  # read OMP_NUM_THREADS, set above, when they are loaded
+    from zkaudit.zk.errors import BadInput
+
+    try:
+        found = gpu.place(request.param)
+    except BadInput as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(backend, "_SHORT", 0)
+    return found

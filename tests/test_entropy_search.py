@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from mixture_cases import POOL, score, searched
 from threadpoolctl import threadpool_limits
 
 from zkaudit.training.errors import TrainingError
@@ -17,13 +18,9 @@ from zkaudit.training.mixture.admire import (
     SearchOptions,
     Trial,
     check,
-    dirichlet_pool,
     expected_improvement,
 )
 from zkaudit.training.mixture.entropy_search import EntropySearch
-
-POOL = dirichlet_pool(3, 150, "7")
-BEST = np.array([0.6, 0.3, 0.1])
 
 
 @pytest.fixture(autouse=True)
@@ -36,19 +33,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def score(mixture: np.ndarray, size: int = 1) -> float:
-    return float(-((mixture - BEST) ** 2).sum() + (0.05 * mixture[2] if size == 0 else 0.0))
-
-
 REGRET = max(map(score, POOL)) - np.array([score(mixture) for mixture in POOL])
-
-
-def searched(kind: type[MixtureSearch], count: int, costs: tuple[float, ...] = (1.0,), run_seed: str = "7") -> MixtureSearch:
-    search = kind(POOL, run_seed, costs)
-    for _ in range(count):
-        trial = search.propose()
-        search.tell(trial, score(POOL[trial.mixture], trial.size if len(costs) > 1 else 1))
-    return search
 
 
 def proposed(search: MixtureSearch, first: int) -> np.ndarray:
@@ -59,7 +44,7 @@ def proposed(search: MixtureSearch, first: int) -> np.ndarray:
 def test_proposals_lie_near_the_optimum_about_as_near_as_our_own() -> None:
     regrets = {}
     for kind in (MixtureSearch, EntropySearch):
-        searches = [searched(kind, 12, run_seed=seed) for seed in ("7", "8")]
+        searches = [searched(12, run_seed=seed, kind=kind) for seed in ("7", "8")]
         assert all(REGRET[search.recommend()] <= np.quantile(REGRET, 0.02) for search in searches)
         regrets[kind] = np.median([proposed(search, 5) for search in searches])
         assert regrets[kind] < np.quantile(REGRET, 0.15)
@@ -67,7 +52,7 @@ def test_proposals_lie_near_the_optimum_about_as_near_as_our_own() -> None:
 
 
 def test_cheap_runs_lead_to_the_best_of_the_largest_size() -> None:
-    search = searched(EntropySearch, 13, (0.1, 1.0))
+    search = searched(13, (0.1, 1.0), kind=EntropySearch)
     sizes = [outcome.trial.size for outcome in search.log]
     assert sizes[7:].count(0) > sizes[7:].count(1)
     assert REGRET[search.recommend()] <= np.quantile(REGRET, 0.02)
@@ -75,7 +60,7 @@ def test_cheap_runs_lead_to_the_best_of_the_largest_size() -> None:
 
 
 def test_information_is_divided_by_a_size_s_cost_alone() -> None:
-    cheap, dear = searched(EntropySearch, 8, (1.0, 1.0)), EntropySearch(POOL, "7", (1.0, 8.0))
+    cheap, dear = searched(8, (1.0, 1.0), kind=EntropySearch), EntropySearch(POOL, "7", (1.0, 8.0))
     dear.log = list(cheap.log)
     one, other = cheap.acquisition(), dear.acquisition()
     np.testing.assert_array_equal(one[:, 0], other[:, 0])
@@ -85,7 +70,7 @@ def test_information_is_divided_by_a_size_s_cost_alone() -> None:
 
 @pytest.mark.parametrize("explore", [0.0, 0.5])
 def test_with_one_size_it_is_the_log_of_our_expected_improvement(explore: float) -> None:
-    search = searched(EntropySearch, 7)
+    search = searched(7, kind=EntropySearch)
     search.options = SearchOptions(explore=explore)
     values = search.acquisition()[:, 0]
     tried = [outcome.trial.mixture for outcome in search.log]
@@ -103,7 +88,7 @@ def test_with_one_size_it_is_the_log_of_our_expected_improvement(explore: float)
 
 
 def test_proposals_follow_from_the_seed_and_leave_torch_s_numbers_alone() -> None:
-    search, twin = searched(EntropySearch, 8, (0.1, 1.0)), EntropySearch(POOL, "7", (0.1, 1.0))
+    search, twin = searched(8, (0.1, 1.0), kind=EntropySearch), EntropySearch(POOL, "7", (0.1, 1.0))
     twin.log = list(search.log)
     torch.manual_seed(1)
     first = search.acquisition()
@@ -116,7 +101,7 @@ def test_proposals_follow_from_the_seed_and_leave_torch_s_numbers_alone() -> Non
 
 @pytest.mark.parametrize("costs", [(1.0,), pytest.param((0.1, 1.0), marks=pytest.mark.slow)])
 def test_a_log_that_does_not_follow_from_itself_is_found(costs: tuple[float, ...]) -> None:
-    log, options = searched(EntropySearch, 9, costs).log, SearchOptions()
+    log, options = searched(9, costs, kind=EntropySearch).log, SearchOptions()
     assert check(POOL, "7", costs, log, options, kind=EntropySearch) is None
     far = max(set(range(150)) - {outcome.trial.mixture for outcome in log}, key=REGRET.__getitem__)
     swapped = [*log[:8], Outcome(Trial(far, log[8].trial.size), log[8].score)]

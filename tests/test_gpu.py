@@ -27,17 +27,6 @@ rng = np.random.default_rng(17)
 KINDS = [np.dtype(kind) for kind in ("uint8", "uint16", "int32", "uint32", "int64")]
 
 
-@pytest.fixture(params=["twin", pytest.param("cuda", marks=pytest.mark.gpu)])
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A device on which even the shortest results stay."""
-    try:
-        found = gpu.place(request.param)
-    except BadInput as error:
-        pytest.skip(str(error))
-    monkeypatch.setattr(backend, "_SHORT", 0)
-    return found
-
-
 def same(host: Any, device: Any, place: Place) -> bool:
     assert type(device) is place.kind  # type: ignore[attr-defined]
     return np.array_equal(host, place.get(device))

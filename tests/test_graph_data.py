@@ -35,7 +35,9 @@ def test_edges_are_those_of_torch_geometric_s_undirected_graph(n: int, edges: li
 def test_a_graph_comes_back_as_it_was() -> None:
     graph = stochastic_blocks((12, 9), inside=0.4, between=0.1, features=5)
     data = to_data(graph)
-    assert data.validate() and data.is_undirected() and not data.has_self_loops()  # noqa: PT018
+    assert data.validate()
+    assert data.is_undirected()
+    assert not data.has_self_loops()
     back: Graph = from_data(data)
     for name in ("features", "adjacency", "labels"):
         assert torch.equal(getattr(back, name), getattr(graph, name))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixture_cases import BEST, POOL, score, searched
 from threadpoolctl import threadpool_limits
 
 from zkaudit.training.errors import TrainingError
@@ -23,27 +24,12 @@ from zkaudit.training.mixture.admire import (
     expected_improvement,
 )
 
-POOL = dirichlet_pool(3, 150, "7")
-BEST = np.array([0.6, 0.3, 0.1])
-
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Matrices of ten rows are slower on several."""
     with threadpool_limits(1):
         yield
-
-
-def score(mixture: np.ndarray, size: int = 1) -> float:
-    return float(-((mixture - BEST) ** 2).sum() + (0.05 * mixture[2] if size == 0 else 0.0))
-
-
-def searched(count: int, costs: tuple[float, ...] = (1.0,), run_seed: str = "7") -> MixtureSearch:
-    search = MixtureSearch(POOL, run_seed, costs)
-    for _ in range(count):
-        trial = search.propose()
-        search.tell(trial, score(POOL[trial.mixture], trial.size if len(costs) > 1 else 1))
-    return search
 
 
 @given(st.floats(-2, 2), st.floats(0.01, 2), st.floats(-2, 2))

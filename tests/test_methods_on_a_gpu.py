@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from method_segments import VARIANTS, train
-from test_gpu import place  # noqa: F401  the fixture
 
 from zkaudit.zk import argument, field
 from zkaudit.zk.argument import Phases
@@ -38,7 +37,7 @@ def plain(item: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_the_proof_is_the_host_s(place: Place, name: str) -> None:  # noqa: F811
+def test_the_proof_is_the_host_s(place: Place, name: str) -> None:
     host, device = (clear_proof(VARIANTS[name], at) for at in (HOST, place))
     assert len(host) == len(device)
     assert all(plain(a) == plain(b) for a, b in zip(host, device, strict=True))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_runs import CONFIG as TINY
 from tiny_runs import assert_refused, command, succeed
 
 from zkaudit.training.errors import TrainingError
@@ -30,21 +31,7 @@ from zkaudit.zk.trace import read_trace
 from zkaudit.zk.verifier import work
 
 ROWS = 48
-CONFIG = """
-[data]
-source = "set.npz"
-test_fraction = 0.25
-[model]
-hidden = [3]
-init_seed = 1
-[training]
-loss = "cross_entropy"
-batch = 4
-steps = 10
-learning_rate = 0.1
-seed = "samplers"
-{rest}
-"""
+CONFIG = TINY.format(loss="cross_entropy", batch=4, steps=10, seed="samplers")
 VIEWS = 'sampler = "view-batch"\n[view_batch]\nviews = 2\n'
 BUCKETS = 'sampler = "length-buckets"\n[length_buckets]\nlengths = "lengths.npy"\nodds = [4, 2, 1]\ncycles = 2\n'
 LENGTHS = np.random.default_rng(3).choice([1, 3, 9], size=ROWS)
@@ -56,7 +43,7 @@ def configured(folder: Path, rest: str) -> Path:
     inputs = random.normal(size=(ROWS, 4)) * (random.random((ROWS, 4)) < 0.7)
     np.savez(folder / "set.npz", X=inputs, y=np.arange(ROWS) % 2)
     np.save(folder / "lengths.npy", LENGTHS)
-    (folder / "config.toml").write_text(CONFIG.format(rest=rest))
+    (folder / "config.toml").write_text(CONFIG + rest)
     return folder / "config.toml"
 
 
