@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from zkaudit.zk.errors import BadInput
+from zkaudit.zk.statement_fields import require_integer, require_one_of, require_per_layer
 
 FRACTION = 10  # bits of the moments' decay rates
 PRECISION = 20  # more bits with which their powers are computed
@@ -74,21 +75,21 @@ class GaLore:
 
     def check(self, widths: Sequence[int], first_step: int) -> None:
         """BadInput for values out of range."""
-        _one_of("galore.optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("galore.basis", self.basis, BASES)
-        _integer("galore.gap", self.gap, 1, 1 << 12)
-        _integer("galore.basis_bits", self.basis_bits, 6, 13)
-        _integer("galore.shift", self.shift, 1, 47)
-        _integer("galore.moment_bits", self.moment_bits, 8, 14)
+        require_one_of("galore.optimizer", self.optimizer, OPTIMIZERS)
+        require_one_of("galore.basis", self.basis, BASES)
+        require_integer("galore.gap", self.gap, 1, 1 << 12)
+        require_integer("galore.basis_bits", self.basis_bits, 6, 13)
+        require_integer("galore.shift", self.shift, 1, 47)
+        require_integer("galore.moment_bits", self.moment_bits, 8, 14)
         for name in ("beta1", "beta2"):
-            _integer(f"galore.{name}", getattr(self, name), 0, (1 << FRACTION) - 1)
-        _integer("galore.epsilon", self.epsilon, 1, 1 << 14)
-        _integer("galore.energy", self.energy, 0, 255 if self.is_committed else 0)
-        _per_layer("galore.ranks", self.ranks, len(widths) - 1)
-        _per_layer("galore.sides", self.sides, len(widths) - 1)
+            require_integer(f"galore.{name}", getattr(self, name), 0, (1 << FRACTION) - 1)
+        require_integer("galore.epsilon", self.epsilon, 1, 1 << 14)
+        require_integer("galore.energy", self.energy, 0, 255 if self.is_committed else 0)
+        require_per_layer("galore.ranks", self.ranks, len(widths) - 1)
+        require_per_layer("galore.sides", self.sides, len(widths) - 1)
         for j, (rank, side) in enumerate(zip(self.ranks, self.sides, strict=True)):
-            _one_of("galore.sides", side, SIDES)
-            _integer("galore.ranks", rank, 1, widths[j] + 1 if side == "left" else widths[j + 1])
+            require_one_of("galore.sides", side, SIDES)
+            require_integer("galore.ranks", rank, 1, widths[j] + 1 if side == "left" else widths[j + 1])
         if first_step % self.gap:
             raise BadInput(f"a segment begins at step {first_step}, which is no multiple of galore.gap {self.gap}")
 
@@ -134,13 +135,13 @@ class LoRA:
 
     def check(self, widths: Sequence[int], rates: Sequence[int]) -> None:
         """BadInput for values out of range."""
-        _per_layer("lora.ranks", self.ranks, len(widths) - 1)
+        require_per_layer("lora.ranks", self.ranks, len(widths) - 1)
         for rank, d, units in zip(self.ranks, widths, widths[1:], strict=False):
-            _integer("lora.ranks", rank, 0, min(d, units))
+            require_integer("lora.ranks", rank, 0, min(d, units))
         if not any(self.ranks):
             raise BadInput("statement field 'lora.ranks' names no layer with an adapter")
-        _integer("lora.factor", self.factor, 1, 1 << 16)
-        _integer("lora.divisor", self.divisor, 1, 1 << 16)
+        require_integer("lora.factor", self.factor, 1, 1 << 16)
+        require_integer("lora.divisor", self.divisor, 1, 1 << 16)
         if any(rate * self.factor % self.divisor for rate in rates):
             raise BadInput(f"a rate times lora.factor {self.factor} is no multiple of lora.divisor {self.divisor}")
 
@@ -160,15 +161,15 @@ class FP8:
 
     def check(self, widths: Sequence[int]) -> None:
         """BadInput for values out of range."""
-        _one_of("fp8.gradient_format", self.gradient_format, GRADIENT_FORMATS)
+        require_one_of("fp8.gradient_format", self.gradient_format, GRADIENT_FORMATS)
         for name in ("activation_exponents", "gradient_exponents"):
-            _per_layer(f"fp8.{name}", getattr(self, name), len(widths) - 2)
+            require_per_layer(f"fp8.{name}", getattr(self, name), len(widths) - 2)
             for given, width in zip(getattr(self, name), widths[1:-1], strict=True):
                 groups = -(-width // GROUP)
                 if isinstance(given, tuple) and len(given) != groups:
                     raise BadInput(f"statement field 'fp8.{name}' must have one entry or {groups} for {width} units")
                 for exponent in given if isinstance(given, tuple) else (given,):
-                    _integer(f"fp8.{name}", exponent, -32, 32)
+                    require_integer(f"fp8.{name}", exponent, -32, 32)
 
 
 Spec = TypeVar("Spec", GaLore, LoRA, FP8)
@@ -194,18 +195,3 @@ def _frozen(value: Any) -> Any:
 def written(spec: GaLore | LoRA | FP8) -> dict[str, Any]:
     """The object that `read` reads; a field that has its default is left out."""
     return {x.name: value for x in dataclasses.fields(spec) if (value := getattr(spec, x.name)) != x.default}
-
-
-def _integer(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise BadInput(f"statement field '{name}' is {str(value)[:40]}; it must be an integer from {low} to {high}")
-
-
-def _one_of(name: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise BadInput(f"statement field '{name}' is {str(value)[:40]!r}; known are {', '.join(known)}")
-
-
-def _per_layer(name: str, values: object, layers: int) -> None:
-    if not isinstance(values, tuple) or len(values) != layers:
-        raise BadInput(f"statement field '{name}' must have {layers} entries")

@@ -20,6 +20,7 @@ from zkaudit.zk.sampling import (
     length_bucket_rows,
     view_batch_rows,
 )
+from zkaudit.zk.statement_fields import require_integer
 
 LARGEST_VIEWS = 1 << 16
 MOST_LENGTHS = 1 << 20  # rows of a run with buckets, all of whose lengths stand in the header
@@ -37,7 +38,7 @@ class ViewBatch:
 
     def check(self, rows: int, batch: int) -> None:
         """BadInput for values out of range."""
-        _integer("sampler.views", self.views, 1, LARGEST_VIEWS)
+        require_integer("sampler.views", self.views, 1, LARGEST_VIEWS)
 
     def drawn(self, seed: bytes, rows: int, batch: int, first_step: int, steps: int) -> Integers:
         """Rows of each step, (steps, batch)."""
@@ -74,10 +75,10 @@ class Buckets:
             found = f"{len(self.lengths)} entries for {rows} rows"
             raise BadInput(f"statement field 'sampler.lengths' has {found}; it must have one each, at most {MOST_LENGTHS}")
         for length in self.lengths:
-            _integer("sampler.lengths", length, 1, LARGEST_LENGTH)
+            require_integer("sampler.lengths", length, 1, LARGEST_LENGTH)
         for value in self.odds:
-            _integer("sampler.odds", value, 1, LARGEST_ODDS)
-        _integer("sampler.cycles", self.cycles, 1, MOST_CYCLES)
+            require_integer("sampler.odds", value, 1, LARGEST_ODDS)
+        require_integer("sampler.cycles", self.cycles, 1, MOST_CYCLES)
         if self.odds and len(self.odds) != (used := len(self._sizes())):
             raise BadInput(f"statement field 'sampler.odds' must have no entry or {used}, one for each bucket")
         if not self.epoch_steps(rows, batch):
@@ -121,8 +122,3 @@ def written(sampler: Sampler) -> dict[str, Any]:
     """The object that `read` reads, in JSON's types."""
     values = {x.name: getattr(sampler, x.name) for x in dataclasses.fields(sampler)}
     return {"kind": sampler.kind} | {name: list(x) if isinstance(x, tuple) else x for name, x in values.items()}
-
-
-def _integer(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise BadInput(f"statement field '{name}' is {str(value)[:40]}; it must be an integer from {low} to {high}")

@@ -19,6 +19,7 @@ from zkaudit.zk.errors import BadInput
 from zkaudit.zk.field import MODULUS
 from zkaudit.zk.methods import FP8, GaLore, LoRA
 from zkaudit.zk.samplers import Sampler
+from zkaudit.zk.statement_fields import require_integer, require_one_of
 
 VERSION = 1
 ACTIVATION_RANGE = 16  # bits of P, of GA' and of the last layer's Z'
@@ -149,17 +150,17 @@ def check(s: Statement) -> None:
         "start_bound": (1, 1 << 240),
     }
     for name, (low, high) in limits.items():
-        _require_integer(name, getattr(s, name), low, high)
+        require_integer(name, getattr(s, name), low, high)
     if not 2 <= len(s.widths) <= 65:
         raise BadInput(f"statement field 'widths' names {len(s.widths) - 1} layers; 1 to 64 are allowed")
     for width in s.widths:
-        _require_integer("widths", width, 1, 1 << 16)
+        require_integer("widths", width, 1, 1 << 16)
     if not 1 <= s.steps <= 1 << 20:
         raise BadInput("statement field 'rates' must have between 1 and 2^20 entries")
     if s.steps * s.batch > 1 << 22:
         raise BadInput("a segment holds at most 2^22 samples (steps times batch)")
     for rate in s.rates:
-        _require_integer("rates", rate, 1, 1 << 48)
+        require_integer("rates", rate, 1, 1 << 48)
     lengths = {"seed": None, "batch_seed": 64, "previous": 64 if s.segment else 0}
     for name, length in (lengths if s.records is None else {**lengths, "records": 64}).items():
         text = getattr(s, name)
@@ -169,8 +170,7 @@ def check(s: Statement) -> None:
             raise BadInput(f"statement field '{name}' must be {length} hexadecimal digits")
     if any("\ud800" <= character <= "\udfff" for character in s.seed):
         raise BadInput("statement field 'seed' holds a lone surrogate, which no text file can")
-    if s.loss not in LOSSES:
-        raise BadInput(f"statement field 'loss' is {str(s.loss)[:40]!r}; known are {', '.join(LOSSES)}")
+    require_one_of("loss", s.loss, LOSSES)
     if s.gradient_bits < s.activation_bits or s.update_bits < 0:
         raise BadInput("the fixed-point widths do not fit: gradient_bits >= activation_bits and weight_bits >= their sum")
     if s.batch > s.rows:
@@ -286,9 +286,3 @@ def _largest_gradient(s: Statement) -> int:
     if s.loss == "cross_entropy":
         return (1 << ACTIVATION_RANGE) + (1 << s.gradient_bits)
     return 1 << (ACTIVATION_RANGE + 1 + s.gradient_bits - s.activation_bits)
-
-
-def _require_integer(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        shown = str(value)[:40]
-        raise BadInput(f"statement field '{name}' is {shown}; it must be an integer from {low} to {high}")
