@@ -37,6 +37,19 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     field.set_threads(before)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch and the BLAS on one thread: products of ten rows cost less than waking a second."""
+    import torch  # reads OMP_NUM_THREADS, set above, when it is loaded
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=["twin", pytest.param("cuda", marks=pytest.mark.gpu)])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A device on which even the shortest results stay."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from mixture_cases import POOL, score, searched
-from threadpoolctl import threadpool_limits
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.mixture.admire import (
@@ -22,17 +20,7 @@ from zkaudit.training.mixture.admire import (
 )
 from zkaudit.training.mixture.entropy_search import EntropySearch
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices of ten rows are slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
-
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 REGRET = max(map(score, POOL)) - np.array([score(mixture) for mixture in POOL])
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixture_cases import BEST, POOL, score, searched
-from threadpoolctl import threadpool_limits
 
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.mixture.admire import (
@@ -24,12 +22,7 @@ from zkaudit.training.mixture.admire import (
     expected_improvement,
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices of ten rows are slower on several."""
-    with threadpool_limits(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @given(st.floats(-2, 2), st.floats(0.01, 2), st.floats(-2, 2))

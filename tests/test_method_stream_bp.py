@@ -1,6 +1,5 @@
 """StreamBP: gradients are autograd's, to 1e-10 in float64, for every supported model; the inexact is refused by name."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,14 +27,7 @@ transformers = pytest.importorskip("transformers")
 from zkaudit.training.errors import TrainingError  # noqa: E402
 from zkaudit.training.memory.stream_bp import StreamBP  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small cost less than waking a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("padding", ["none", "right", "left"])

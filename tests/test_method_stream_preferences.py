@@ -1,7 +1,6 @@
 """StreamBP with what trains around a model: preference losses, adapters, Trainer, and the bytes that it keeps."""
 
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,7 @@ from zkaudit.training.memory.stream_preferences import (  # noqa: E402
     token_log_probabilities,
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small cost less than waking a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plain_log_probabilities(model: Any, inputs: dict[str, Tensor], temperature: float = 1.0) -> Tensor:

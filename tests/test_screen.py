@@ -19,11 +19,7 @@ from zkaudit.attacks.screen.report import SIGNALS
 
 PEFT = [{"type": "LORA", "r": 8}, {"type": "BOTTLENECK", "size": 32}, {"type": "DORA"}, {"type": "PREFIX_TUNING"}]
 scores = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=9)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def raised(model):
