@@ -5,7 +5,10 @@ methods leave as it is comes from the reference trainer. With P the basis of ste
 
     R, rest = round(P^T D / 2^shift)          D = [A, 2^f]^T G; "right": R = (D P)^T
     M, V    = decay[i + 1] (m, v) + sum of weights[l] (R, R^2)[i - l],     S = floor(sqrt(V / 2^b)),    U = floor(M / (S + eps))
-    W      -= c_t P U,      at a period's end m, v = floor(M / 2^b), floor(V / 2^b)"""
+    W      -= c_t P U,      at a period's end m, v = floor(M / 2^b), floor(V / 2^b)
+
+Moments stored in 8 bits: M, V = decay[1] (m, s^2) + weights[0] (R, R^2), and after every step m, s = cast(floor(M / 2^b)),
+cast(S)."""
 
 from __future__ import annotations
 
@@ -172,9 +175,11 @@ class _Methods(_Reference):
     def _adam(self, j: int, projected: Array) -> Array:
         galore = self.statement.galore
         assert galore
-        self.fresh[j].append(projected)
         if j not in self.moments:
             self.moments[j] = projected * 0, projected * 0
+        if galore.is_stored:
+            return self._stored_adam(j, projected)
+        self.fresh[j].append(projected)
         i, one = len(self.fresh[j]) - 1, 1 << galore.moment_bits
         averages = []
         for k, (name, beta) in enumerate((("mean", galore.beta1), ("square", galore.beta2))):
@@ -190,6 +195,38 @@ class _Methods(_Reference):
         self.require_below(direction, SIGNED_RANGE, "direction", j)
         if i + 1 == galore.gap or self.number + 1 == self.statement.steps:
             self.moments[j] = self.kept("first", j, mean // one), self.kept("second", j, square // one)
+        return direction
+
+    def _stored_adam(self, j: int, projected: Array) -> Array:
+        galore = self.statement.galore
+        assert galore
+        first, second = (self.said(f"{name}_before", j, self.moments[j][k]) for k, name in enumerate(("first", "second")))
+        one = 1 << galore.moment_bits
+        (decay_1, weight_1), (decay_2, weight_2) = (
+            (powers[1], weights[0])
+            for powers, weights in (kernel(beta, galore.moment_bits, 1) for beta in (galore.beta1, galore.beta2))
+        )
+        mean = self.kept("mean", j, decay_1 * first + weight_1 * projected)
+        square = self.kept("square", j, decay_2 * second**2 + weight_2 * projected**2)
+        exact = self.kept("exact", j, mean // one)
+        self.kept("exact_rest", j, mean - exact * one)
+        root = self.kept("root", j, np.vectorize(lambda v: isqrt(max(v, 0) // one), otypes=[object])(square))
+        for name, values, low, limit in (("exact", exact, -SIGNED_RANGE, SIGNED_RANGE), ("root", root, 0, 1 << 16)):
+            if self.tamper is None and ((values < low).any() or (values >= limit).any()):
+                raise OutOfRange(f"{name}, step {self.number}, layer {j}")
+        self.require_below(root + galore.epsilon, (1 << 16) + 1, "root", j)
+        direction = self.kept("direction", j, mean // (root + galore.epsilon))
+        self.require_below(direction, SIGNED_RANGE, "direction", j)
+        stored = []
+        for name, values, exponents in (
+            ("first", exact, galore.first_exponents[j]), ("second", root, galore.second_exponents[j]),
+        ):  # fmt: skip
+            casts = np.empty(values.shape, object)
+            for (place, unit), x in np.ndenumerate(values):
+                exponent = exponents if isinstance(exponents, int) else exponents[unit // 16]
+                casts[place, unit] = cast_moment(x, name, exponent)
+            stored.append(self.kept(name, j, casts))
+        self.moments[j] = stored[0], stored[1]
         return direction
 
     def require_below(self, values: Array, limit: int, name: str, layer: int) -> None:
@@ -245,3 +282,30 @@ def cast(x: int, kind: str, shift: int) -> int:
     number = numbers(kind)[nearest_code(abs(x), kind, shift)] * Fraction(2) ** shift
     assert number.denominator == 1
     return int(number) if x >= 0 else -int(number)
+
+
+def range_of(kind: str, exponent: int) -> tuple[int, int]:
+    """Of a "first" or "second" moment: the largest number that is stored, and eight times the power."""
+    return min(2**exponent, 2 ** (15 if kind == "first" else 16) - 1), 142 // exponent
+
+
+@cache
+def cast_moment(x: int, kind: str, exponent: int) -> int:
+    """x to the E4M3 code nearest to 448 (x / largest)^k, ties to even, and back to the nearest integer; k is a / 8."""
+    (largest, a), known = range_of(kind, exponent), numbers("e4m3")
+    reached, code = Fraction(min(abs(x), largest), largest) ** a, 0
+    while code + 1 < len(known):
+        middle = ((known[code] + known[code + 1]) / 2 / known[-1]) ** 8
+        if reached < middle or (reached == middle and code % 2 == 0):
+            break
+        code += 1
+    value = code_value(code, kind, exponent)
+    return value if x >= 0 else -value
+
+
+@cache
+def code_value(code: int, kind: str, exponent: int) -> int:
+    """The integer nearest to largest (q / 448)^(1 / k)."""
+    (largest, a), known = range_of(kind, exponent), numbers("e4m3")
+    wanted = (known[code] / known[-1]) ** 8 * largest**a
+    return bisect(range(largest), wanted, key=lambda v: Fraction(2 * v + 1, 2) ** a)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from method_reference import Data, cast, method_run
+from method_reference import Data, cast, cast_moment, method_run
 
 from zkaudit.zk import curve, hyrax, methods
 from zkaudit.zk.backend import HOST, Place
@@ -16,9 +16,10 @@ from zkaudit.zk.block import SIGN_OFFSET, Block
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.circuit import galore
 from zkaudit.zk.circuit.arithmetic import split
-from zkaudit.zk.circuit.galore import SECOND_BITS, Projected
+from zkaudit.zk.circuit.galore import Projected
+from zkaudit.zk.circuit.moments import SECOND_BITS
 from zkaudit.zk.layout import Layout
-from zkaudit.zk.methods import FP8, GaLore, LoRA
+from zkaudit.zk.methods import FP8, Exponents, GaLore, LoRA
 from zkaudit.zk.opening import Opening
 from zkaudit.zk.sampling import batch_rows
 from zkaudit.zk.statement import Statement, check, derive_batch_seed, end_bound
@@ -39,6 +40,12 @@ def galore_of(statement: Statement, **changes: Any) -> Statement:
         basis_bits=bits, shift=product_bits + bits + 2 - 12, moment_bits=10, beta1=896, beta2=1008, epsilon=4,
     )  # fmt: skip
     return _checked(replace(statement, galore=replace(spec, **changes)))
+
+
+def stored_of(statement: Statement, first: Exponents = (), second: Exponents = (), **changes: Any) -> Statement:
+    """The statement with GaLore and moments stored in 8 bits; by default over ranges of 2^13 and 2^12."""
+    layers = statement.layers
+    return galore_of(statement, first_exponents=first or (13,) * layers, second_exponents=second or (12,) * layers, **changes)
 
 
 def lora_of(statement: Statement, ranks: tuple[int, ...], factor: int = 1, divisor: int = 1) -> Statement:
@@ -70,6 +77,10 @@ VARIANTS: dict[str, Statement] = {
     "galore, sgd": galore_of(replace(PLAIN, rates=(1, 2, 1, 1)), optimizer="sgd"),
     "galore, random sgd": galore_of(replace(SQUARE, rates=(1, 2, 1, 1)), optimizer="sgd", basis="random", gap=3),
     "galore, square": galore_of(SQUARE, ranks=(4, 1, 3), sides=("left", "left", "right")),
+    "galore, stored": stored_of(PLAIN),
+    "galore, stored, whole gap": stored_of(PLAIN, (15, 11, 14), (16, 9, 1), gap=4, basis="random"),
+    "galore, stored, square": stored_of(SQUARE, gap=1, beta1=0, sides=("right", "left", "left")),
+    "galore, stored by groups": stored_of(WIDE, ((13, 9), (8, 15), 12), ((12, 11), 10, 16), sides=("left",) * 3),
     "lora": lora_of(PLAIN, (2, 3, 1), 9, 4),
     "lora in the middle": lora_of(PLAIN, (0, 2, 0)),
     "lora, square": lora_of(SQUARE, (3, 0, 2), 4),
@@ -78,6 +89,7 @@ VARIANTS: dict[str, Statement] = {
     "fp8, square": fp8_of(SQUARE, activation=-6),
     "fp8 by groups": _checked(replace(fp8_of(WIDE), fp8=FP8(((-1, -5), -3), (-6, (-9, -7)), "e4m3"))),
     "fp8 with galore": fp8_of(galore_of(PLAIN)),
+    "fp8 with galore, stored": fp8_of(stored_of(PLAIN)),
     "fp8 with lora": fp8_of(lora_of(PLAIN, (2, 0, 2)), "e5m2"),
 }
 
@@ -255,6 +267,8 @@ def _galore_tables(made: Trained, layer: Projected) -> Tables:
     divided, divisor = mean - direction * (root + spec.epsilon), root + spec.epsilon
     found |= {f"direction{j}": direction + SIGN_OFFSET, f"direction{j}.rest": divided}
     found[f"direction{j}.slack"] = divisor - 1 - divided
+    if spec.is_stored:
+        return found | _stored_tables(made, layer)
     ends = [min((k + 1) * spec.gap, layer.statement.steps) - 1 for k in range(layer.periods)]
     for k, (kind, average) in enumerate((("first", "mean"), ("second", "square"))):
         after = list(made.arrays[f"{kind}{j}"].astype(np.int64))
@@ -263,6 +277,20 @@ def _galore_tables(made: Trained, layer: Projected) -> Tables:
         moments = np.concatenate([made.moments[2 * j + k], *(moment.T for moment in after)], axis=1)
         found[f"{kind}{j}.rest"] = np.concatenate([rest.T for rest in rests], axis=1)
         found |= {f"first{j}": moments + SIGN_OFFSET} if kind == "first" else split(f"second{j}", moments, SECOND_BITS)
+    return found
+
+
+def _stored_tables(made: Trained, layer: Projected) -> Tables:
+    """Casts fill their blocks: beside the numbers stands what padding, a stored zero, is cast to."""
+    j, spec, shape = layer.layer, layer.spec, layer.shape
+    found = {f"first{j}.exact": _samples(made, f"exact{j}") + SIGN_OFFSET, f"first{j}.rest": _samples(made, f"exact_rest{j}")}
+    for kind, offset in (("first", SIGN_OFFSET), ("second", 0)):
+        exponents = spec.of_group(f"{kind}_exponents", j)
+        groups = (exponents[min(unit // 16, len(exponents) - 1)] for unit in range(shape.highs))
+        table = np.repeat([[cast_moment(-offset, kind, exponent)] for exponent in groups], shape.lows, axis=1)
+        casts = _samples(made, f"{kind}{j}")
+        table[: casts.shape[0], : casts.shape[1]] = casts
+        found[f"{kind}{j}"] = table + offset
     return found
 
 

@@ -95,9 +95,21 @@ def galores(draw: Draw, s: Statement) -> Statement:
         basis_bits, max(1, shift), moment_bits, draw(st.integers(0, 1023)), draw(st.integers(0, 1023)),
         draw(st.sampled_from([1, 4, 1 << 14])),
     )  # fmt: skip
+    if spec.is_adam and draw(st.booleans()):
+        kept = [
+            d + 1 if side == "right" else units for side, (d, units) in zip(sides, itertools.pairwise(s.widths), strict=True)
+        ]
+        first, second = (tuple(draw(exponents(units, most)) for units in kept) for most in (15, 16))
+        spec = replace(spec, first_exponents=first, second_exponents=second)
     unit = Fraction(spec.unit(s.weight_bits, s.activation_bits + s.gradient_bits, s.batch))
     largest = max(1, int(Fraction(1, 8) / unit))
     return replace(s, galore=spec, rates=tuple(draw(st.integers(1, largest)) for _ in s.rates))
+
+
+def exponents(units: int, most: int) -> st.SearchStrategy[int | tuple[int, ...]]:
+    """Of a layer's moments: one, or one for each 16 units."""
+    one = st.integers(1, most)
+    return one | st.tuples(*[one] * -(-units // 16))
 
 
 @st.composite
@@ -158,6 +170,7 @@ def test_trainer_equals_reference(problem: tuple[Statement, Data]) -> None:
         assert (expected[name] == made.arrays[name]).all(), name
     assert_states_equal(s, data, expected, made)
     only_here = ("P", "B", "m", "d", "e", "cast", "gcast", "mean", "square", "root", "direction", "first", "second", "end.")
+    only_here += ("exact", "exact_rest")
     names = {name for name in expected if name.rstrip("0123456789") not in only_here and not name.startswith("end.")}
     assert names == made.arrays.keys() - {"batch"}
 
@@ -174,7 +187,8 @@ def assert_states_equal(s: Statement, data: Data, expected: dict[str, Any], made
         moments = iter(made.states[min((k + 1) * s.galore.gap, s.steps) - 1][trained:])
         for j in range(s.layers):
             for name in ("first", "second"):
-                assert (next(moments) == expected[f"{name}{j}"][k].T).all()
+                last = min((k + 1) * s.galore.gap, s.steps) - 1 if s.galore.is_stored else k
+                assert (next(moments) == expected[f"{name}{j}"][last].T).all()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -252,6 +266,18 @@ def test_kernels_are_the_powers_of_the_decay_to_a_unit(beta: int, bits: int, len
     exact = [Fraction(beta, 1024) ** i * (1 << bits) for i in range(length + 1)]
     assert all(abs(power - x) <= slack for power, x in zip(powers, exact, strict=True))
     assert all(abs(y - x * (1 - Fraction(beta, 1024))) <= slack for y, x in zip(weights, exact, strict=False))
+
+
+def test_training_goes_on_from_stored_moments_in_the_middle_of_nothing_else() -> None:
+    """What was stored is all that the next step needs."""
+    s = replace(VARIANTS["galore, stored, whole gap"], rates=(40,) * 7)
+    data = data_of(s)
+    whole, begun = run(s, data), len(data.start)
+    state = whole.states[3]
+    rest = run(s, replace(data, start=state[:begun]), 4, [*state[begun::2], *state[begun + 1 :: 2]])
+    assert all((a[4:] == rest.arrays[name]).all() for name, a in whole.arrays.items())
+    assert all((a == b).all() for a, b in zip(whole.states[-1], rest.states[-1], strict=True))
+    assert any(state[begun + k].any() for k in range(2))
 
 
 def test_a_root_or_direction_beyond_16_bits_stops_the_trainer() -> None:

@@ -14,7 +14,7 @@ from method_segments import PLAIN, fp8_of
 
 from zkaudit.training.fixedpoint import fp8 as trainer
 from zkaudit.zk.block import SIGN_OFFSET
-from zkaudit.zk.circuit import fp8
+from zkaudit.zk.circuit import casts, fp8
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.layout import table_columns
 
@@ -75,12 +75,12 @@ def test_a_table_pairs_every_stored_number_with_its_stored_cast(kind: str, shift
     """Of a statement with this scale; casts fill the 16 bits of their blocks and no more."""
     bits = PLAIN.gradient_bits if offset else PLAIN.activation_bits
     statement = fp8_of(PLAIN, kind, gradient=shift - bits) if offset else fp8_of(PLAIN, activation=shift - bits)
-    number = fp8.groups(statement, "ga" if offset else "p", 1)[0].table
-    arguments, casts = table_columns(statement, number)
+    number = casts.groups(statement, casts.of_layer(statement, "ga" if offset else "p", 1), 4)[0].table
+    arguments, results = table_columns(statement, number)
     assert (arguments == STORED).all()
-    assert (casts - offset == decoded(codes(STORED - offset, kind, shift), kind, shift)).all()
-    assert casts.min() >= 0
-    assert casts.max() < 1 << 16
+    assert (results - offset == decoded(codes(STORED - offset, kind, shift), kind, shift)).all()
+    assert results.min() >= 0
+    assert results.max() < 1 << 16
 
 
 @pytest.mark.parametrize("kind", TYPES)

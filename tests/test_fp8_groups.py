@@ -10,7 +10,7 @@ import pytest
 from method_segments import VARIANTS, honest, train
 from tiny_runs import command, succeed
 
-from zkaudit.zk.circuit import fp8
+from zkaudit.zk.circuit import casts
 from zkaudit.zk.errors import BadInput, InvalidProof
 from zkaudit.zk.methods import FP8
 from zkaudit.zk.statement import check, parse
@@ -41,15 +41,16 @@ gradient_exponents = [[-6, -8], -7]
 @pytest.mark.parametrize(("name", "layer"), [("p", 0), ("ga", 1)])
 def test_a_group_cast_with_another_group_s_scale_is_refused(name: str, layer: int) -> None:
     witness = honest(train(GROUPED))
-    first, second = fp8.groups(GROUPED, name, layer)
-    stored, casts = witness.tables[f"{name}{layer}"], witness.tables[f"{name}{layer}.cast"].copy()
+    cast = casts.of_layer(GROUPED, name, layer)
+    stored, made = witness.tables[cast.argument], witness.tables[cast.result].copy()
+    first, second = casts.groups(GROUPED, cast, len(stored))
     # A number that the two scales cast otherwise, in the second group's padding, which no relation but the lookup is about.
-    other = fp8.cast_table(GROUPED, first.table)[stored[second.begin : second.end]]
-    differ = np.argwhere(other != casts[second.begin : second.end])
+    other = casts.table(GROUPED, first.table)[stored[second.begin : second.end]]
+    differ = np.argwhere(other != made[second.begin : second.end])
     assert len(differ)
     unit, sample = differ[-1]
-    casts[second.begin + unit, sample] = other[unit, sample]
-    lying = Witness(witness.layout, {**witness.tables, f"{name}{layer}.cast": narrow(casts)}, witness.batches)
+    made[second.begin + unit, sample] = other[unit, sample]
+    lying = Witness(witness.layout, {**witness.tables, f"{name}{layer}.cast": narrow(made)}, witness.batches)
     with pytest.raises(InvalidProof):
         verify_in_the_clear(GROUPED, lying.tables, prove_in_the_clear(GROUPED, lying))
 

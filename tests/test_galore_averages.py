@@ -9,7 +9,7 @@ import pytest
 from method_segments import galore_of
 
 from zkaudit.zk import field
-from zkaudit.zk.circuit import galore
+from zkaudit.zk.circuit import galore, moments
 from zkaudit.zk.field import MODULUS
 from zkaudit.zk.proof_file import ProofFile
 from zkaudit.zk.testing.segments import statement_of
@@ -23,11 +23,11 @@ STATEMENT = galore_of(statement_of(steps=7, rate=40), gap=3, ranks=(3, 2, 1))
 def test_averaged_weights_are_those_of_the_sums(
     layer: galore.Projected, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(galore, "AVERAGED", together)
+    monkeypatch.setattr(moments, "AVERAGED", together)
     rng = np.random.default_rng(3)
     weights = [int(x) for x in rng.integers(0, 1 << 60, layer.samples)]
     kernel, rank = layer.spec.second_kernel, layer.rank
-    fresh, before = layer.averaged(kernel, field.from_ints(weights))
+    fresh, before = moments.averaged(layer, kernel, field.from_ints(weights))
     expected, begun = [0] * layer.samples, [0] * ((layer.periods + 1) * rank)
     for step in range(7):
         first = step // 3 * 3

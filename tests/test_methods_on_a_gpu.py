@@ -16,7 +16,16 @@ from zkaudit.zk.layout import Layout
 from zkaudit.zk.statement import Statement
 from zkaudit.zk.witness import segment_witness
 
-CHOSEN = ("galore", "galore, random", "galore, sgd", "lora", "fp8, e5m2", "fp8 with galore", "fp8 with lora")
+CHOSEN = (
+    "galore",
+    "galore, random",
+    "galore, sgd",
+    "galore, stored by groups",
+    "lora",
+    "fp8, e5m2",
+    "fp8 with galore",
+    "fp8 with lora",
+)
 
 
 def clear_proof(statement: Statement, at: Place) -> list[Any]:

@@ -61,7 +61,13 @@ def test_any_honest_segment_is_accepted(problem: tuple[Statement, Data]) -> None
     accepted(made)
 
 
-@pytest.mark.parametrize("name", ["galore", "galore, gap of 1", "galore, random", "galore, sgd", "lora", "fp8 with galore"])
+CHAINED = [
+    *("galore", "galore, gap of 1", "galore, random", "galore, sgd", "galore, stored", "galore, stored by groups", "lora"),
+    *("fp8 with galore", "fp8 with galore, stored"),
+]
+
+
+@pytest.mark.parametrize("name", CHAINED)
 def test_a_chain_of_segments_is_accepted(name: str) -> None:
     """Each begins with the weights and moments that the one before committed to."""
     made = train(VARIANTS[name])
@@ -108,6 +114,12 @@ RUNS = {
     "galore": (0.05, 'method = "galore"\n[galore]\nrank = 2\ngap = 2\nscale = 1.0\nside = "small"'),
     "lora": (0.1, 'method = "lora"\n[lora]\nrank = 2\nalpha = 3\nlayers = [1, 3]'),
     "fp8": (0.1, 'precision = "fp8"\n[fp8]\ngradient_format = "e5m2"\ngradient_exponents = -14'),
+    "galore, stored": (0.05, 'method = "galore"\n[galore]\nrank = 2\ngap = 2\nscale = 1.0\nstates = "fp8"'),
+    "stored galore in fp8": (
+        0.05,
+        'method = "galore"\nprecision = "fp8"\n[galore]\nrank = 2\ngap = 2\nstates = "fp8"\n'
+        "first_exponents = [12, 10, 12]\nsecond_exponents = 12",
+    ),
     "random galore in fp8": (0.05, 'method = "galore"\nprecision = "fp8"\n[galore]\nrank = 2\ngap = 3\nbasis = "random"'),
 }
 
@@ -135,7 +147,9 @@ def test_a_run_is_trained_proved_and_verified(name: str, tmp_path: Path) -> None
     assert command("verify", out).code != 0
 
 
-@pytest.mark.parametrize(("name", "steps", "segments"), [("galore", 2, 3), ("galore", 3, 3), ("lora", 2, 3)])
+@pytest.mark.parametrize(
+    ("name", "steps", "segments"), [("galore", 2, 3), ("galore", 3, 3), ("galore, stored", 2, 3), ("lora", 2, 3)]
+)
 def test_a_hidden_chain_is_proved_and_verified(name: str, steps: int, segments: int, tmp_path: Path) -> None:
     """GaLore's moments and bases go from segment to segment, LoRA's frozen weights stay; segments have whole periods."""
     out, files = proved(name, tmp_path, "--segment-steps", str(steps))

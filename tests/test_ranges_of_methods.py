@@ -11,7 +11,7 @@ from left_out import Cheat, altered, both
 from method_segments import honest, train
 from test_relations import accepted, changed
 
-from zkaudit.zk.circuit import fp8, galore, lora
+from zkaudit.zk.circuit import casts, fp8, galore, lora
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.tables import narrow
 from zkaudit.zk.witness import Witness
@@ -65,9 +65,10 @@ def test_a_pair_that_is_no_row_of_its_table_is_caught(name: str) -> None:
 
 def test_casts_of_gradients_are_not_looked_up_among_activations() -> None:
     """Tables have numbers: with one scale and format for both, a pair of one kind is none of the other."""
-    tables = fp8.tables(fp8_liars.CASTING)
+    s = fp8_liars.CASTING
+    tables = casts.tables(s)
     assert len(set(tables.values())) == len(tables) == 2
-    numbers = {fp8.groups(fp8_liars.CASTING, name, j)[0].table for name in ("p", "ga") for j in (0, 1)}
+    numbers = {casts.groups(s, casts.of_layer(s, name, j), 8)[0].table for name in ("p", "ga") for j in (0, 1)}
     assert numbers == tables.keys()
 
 

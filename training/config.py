@@ -200,8 +200,10 @@ class RunConfig:
         bits, fp8 = self.fixed_point, None
         if self.training.precision == "fp8":
             fp8 = (self.fp8 or FP8Config()).method(widths[1:-1], bits.activation_bits, bits.gradient_bits)
-        lora = self.lora.method(widths) if self.lora is not None else None
-        return dataclasses.replace(self.settings, galore=self._galore(widths), lora=lora, fp8=fp8)
+        lora, galore = self.lora.method(widths) if self.lora is not None else None, self._galore(widths)
+        if self.galore is not None and galore is not None:
+            galore = self.galore.with_states(galore, widths)
+        return dataclasses.replace(self.settings, galore=galore, lora=lora, fp8=fp8)
 
     @property
     def _narrow_widths(self) -> tuple[int, ...]:

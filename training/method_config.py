@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from zkaudit.training.checks import integer, is_kind, refuse
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.provable import DECAY_BITS, FP8, GROUP, GaLore, LoRA
+from zkaudit.zk.circuit.expanded import EXPONENTS as EXPANDED
+
+Exponents = int | tuple[int | tuple[int, ...], ...]
 
 SIDES = ("left", "right", "small")
 ENERGY = 256  # a basis's share of energy is rounded up to a multiple of 1 / 256
@@ -33,11 +36,17 @@ class GaLoreConfig:
     moment_bits: int = 10
     epsilon: int = 4  # added to the root of the second moment, in units of the projected gradient
     energy: float = 0.0  # the share of its first gradient's energy that a basis must capture, proved; with "svd" only
+    states: str = "exact"  # Adam's moments; "fp8": stored in 8 bits after every step, over ranges of 2^exponent:
+    first_exponents: Exponents = 15  # one for all layers, or a list with one for each layer or for each 16 of its kept units
+    second_exponents: Exponents = 16  # of the second moment's root; both in units of the projected gradient
 
     def __post_init__(self) -> None:
         integer("[galore] rank", self.rank, 1, 1 << 16)
         integer("[galore] gap", self.gap, 1, 1 << 12)
-        for name, known in (("optimizer", ("adam", "sgd")), ("basis", ("svd", "random")), ("side", SIDES)):
+        for name, known in (
+            *(("optimizer", ("adam", "sgd")), ("basis", ("svd", "random"))),
+            *(("side", SIDES), ("states", ("exact", "fp8"))),
+        ):
             if getattr(self, name) not in known:
                 refuse(f"[galore] {name}", getattr(self, name), f"one of {', '.join(known)}")
         if not is_kind(self.scale, float) or not math.isfinite(self.scale) or self.scale <= 0:
@@ -53,11 +62,33 @@ class GaLoreConfig:
             refuse("[galore] energy", self.energy, f"a number from 0 to {255 / ENERGY}")
         if self.energy and self.basis != "svd":
             refuse("[galore] energy", self.energy, '0 with a basis that is not made from a gradient: choose basis = "svd"')
+        self._check_states()
         if self.optimizer == "adam" and round((1 - self.beta2) * 2**self.moment_bits) < 4:
             refuse("[galore] beta2", self.beta2, f"at most {1 - 4 / 2**self.moment_bits} with moment_bits = {self.moment_bits}")
 
+    def _check_states(self) -> None:
+        if self.states == "fp8" and self.optimizer == "sgd":
+            refuse("[galore] states", self.states, '"exact" with optimizer = "sgd", which has no moments')
+        for name, most in EXPANDED.items():
+            given = getattr(self, f"{name}_exponents")
+            if self.states == "exact" and given != most:
+                refuse(f"[galore] {name}_exponents", given, f'{most} but with states = "fp8"')
+            _each(f"[galore] {name}_exponents", given, 1, most)
+
+    def with_states(self, method: GaLore, widths: Sequence[int]) -> GaLore:
+        """With the exponents of stored moments; TrainingError if there are not as many as the network needs."""
+        if self.states == "exact":
+            return method
+        kept = [widths[j + 1] if side == "left" else widths[j] + 1 for j, side in enumerate(method.sides)]
+
+        def of(kind: str, given: Exponents) -> tuple[int | tuple[int, ...], ...]:
+            return _per_layer(f"[galore] {kind}_exponents", "layers", given, kept, 1, EXPANDED[kind])
+
+        first, second = of("first", self.first_exponents), of("second", self.second_exponents)
+        return replace(method, first_exponents=first, second_exponents=second)
+
     def method(self, widths: Sequence[int], batch: int, product_bits: int) -> GaLore:
-        """In integers; product_bits: fractional bits of activations and of gradients together."""
+        """In integers, moments exact; product_bits: fractional bits of activations and of gradients together."""
         pairs = list(itertools.pairwise(widths))
         sides = ["right" if self.side == "right" or (self.side == "small" and units > d) else "left" for d, units in pairs]
         shift = product_bits + self.basis_bits + (batch - 1).bit_length() - self.projection_bits
@@ -124,9 +155,6 @@ class LoRAConfig:
         return LoRA(ranks, square.numerator, square.denominator)
 
 
-Exponents = int | tuple[int | tuple[int, ...], ...]
-
-
 @dataclass(frozen=True)
 class FP8Config:
     """[fp8]: hidden activations and gradients in 8 bits; scales are 2^exponent, one for all layers, or a list with one for each
@@ -140,10 +168,7 @@ class FP8Config:
         if self.gradient_format not in ("e4m3", "e5m2"):
             refuse("[fp8] gradient_format", self.gradient_format, "one of e4m3, e5m2")
         for name in ("activation_exponents", "gradient_exponents"):
-            given = getattr(self, name)
-            for layer in given if isinstance(given, tuple) else (given,):
-                for exponent in layer if isinstance(layer, tuple) else (layer,):
-                    integer(f"[fp8] {name}", exponent, -32, 32)
+            _each(f"[fp8] {name}", getattr(self, name), -32, 32)
 
     def method(self, hidden: Sequence[int], activation_bits: int, gradient_bits: int) -> FP8:
         """For hidden layers of these widths; TrainingError for a scale with which 16 bits do not do."""
@@ -156,15 +181,26 @@ class FP8Config:
 
 
 def _scales(name: str, given: Exponents, hidden: Sequence[int], highest: int) -> tuple[int | tuple[int, ...], ...]:
-    exponents = given if isinstance(given, tuple) else (given,) * len(hidden)
-    if len(exponents) != len(hidden):
-        raise TrainingError(f"[fp8] {name} has {len(exponents)} entries for {len(hidden)} hidden layers")
-    for layer, width in zip(exponents, hidden, strict=True):
+    return _per_layer(f"[fp8] {name}", "hidden layers", given, hidden, highest - 12, highest)
+
+
+def _per_layer(
+    name: str, layers: str, given: Exponents, widths: Sequence[int], low: int, high: int
+) -> tuple[int | tuple[int, ...], ...]:
+    """One entry for each layer of these widths; TrainingError unless it is one, or one for each GROUP of units, in range."""
+    exponents = given if isinstance(given, tuple) else (given,) * len(widths)
+    if len(exponents) != len(widths):
+        raise TrainingError(f"{name} has {len(exponents)} entries for {len(widths)} {layers}")
+    for layer, width in zip(exponents, widths, strict=True):
         groups = -(-width // GROUP)
         if isinstance(layer, tuple) and len(layer) != groups:
-            raise TrainingError(
-                f"[fp8] {name} has {len(layer)} entries for a layer of {width} units; one or {groups} are needed"
-            )
-        for exponent in layer if isinstance(layer, tuple) else (layer,):
-            integer(f"[fp8] {name}", exponent, highest - 12, highest)
+            raise TrainingError(f"{name} has {len(layer)} entries for a layer of {width} units; one or {groups} are needed")
+    _each(name, exponents, low, high)
     return exponents
+
+
+def _each(name: str, given: Exponents, low: int, high: int) -> None:
+    """TrainingError for an exponent out of range."""
+    for layer in given if isinstance(given, tuple) else (given,):
+        for exponent in layer if isinstance(layer, tuple) else (layer,):
+            integer(name, exponent, low, high)

@@ -10,8 +10,10 @@ from functools import cached_property
 from typing import Any
 
 DECAY_BITS = 10  # fractional bits of the moments' decay rates
-GROUP = 16  # units that share a scale of FP8, where a layer has several
+GROUP = 16  # units that share an exponent of FP8, where a layer has several
 PRECISION = 20  # more bits with which their powers are computed
+
+Exponents = tuple[int | tuple[int, ...], ...]  # one a layer, or one for each GROUP of its units
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class GaLore:
     beta2: int
     epsilon: int
     energy: int = 0  # a basis captures so many 256ths of its first gradient's energy
+    first_exponents: Exponents = ()  # of the ranges in which Adam's moments are stored in 8 bits; without them they are exact
+    second_exponents: Exponents = ()  # of the second moment's root
 
     @cached_property
     def kernels(self) -> tuple[Kernel, Kernel]:
@@ -71,13 +75,10 @@ class LoRA:
 
 @dataclass(frozen=True)
 class FP8:
-    """E4M3 activations and gradients of `gradient_format` in hidden layers, with scales 2^exponent.
+    """E4M3 activations and gradients of `gradient_format` in hidden layers, with scales 2^exponent."""
 
-    A layer has one exponent, or one for each GROUP of its units.
-    """
-
-    activation_exponents: tuple[int | tuple[int, ...], ...]
-    gradient_exponents: tuple[int | tuple[int, ...], ...]
+    activation_exponents: Exponents
+    gradient_exponents: Exponents
     gradient_format: str
 
 

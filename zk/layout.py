@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zkaudit.zk.block import Block, Lookup, limb_bits, padded
-from zkaudit.zk.circuit import fp8, galore, lora
+from zkaudit.zk.circuit import casts, fp8, galore, lora
 from zkaudit.zk.statement import ACTIVATION_RANGE, EXPONENTIAL_BITS, WEIGHT_MARGIN, Statement
 
 EXPONENTIAL = 64  # number of the exponential table; range tables have their bits as number
@@ -97,6 +97,7 @@ class Layout:
         blocks = [block for layer in range(self.statement.layers) for block in self._layer(layer)]
         blocks += fp8.blocks(self.statement, self.samples)
         blocks += [block for block, _ in self._of_methods]
+        blocks += galore.cast_blocks(self.statement)
         if self.statement.segment == 0:
             blocks += [
                 Block(f"{block.name}.{k}", block.highs, block.lows)
@@ -148,6 +149,7 @@ class Layout:
             found += [Lookup(ACTIVATION_RANGE, (named[name],)) for name in ranged]
             found.append(Lookup(EXPONENTIAL, (named["d"], named["e"])))
         found += [Lookup(bits, (block,)) for block, bits in self._of_methods]
+        found += [lookup for cast in casts.of_moments(s) for lookup in casts.lookups(s, cast, named)]
         if s.segment == 0:
             found.append(Lookup(ACTIVATION_RANGE, (named["x"],)))
             found.append(Lookup(1 if s.loss == "cross_entropy" else ACTIVATION_RANGE, (named["y"],)))
@@ -161,13 +163,9 @@ class Layout:
 
     def _lookups_of(self, named: dict[str, Block], name: str, j: int) -> list[Lookup]:
         """The range of P or GA', with FP8 that of the pair with its cast, for each group of units that has a scale."""
-        block = named[f"{name}{j}"]
         if self.statement.fp8 is None:
-            return [Lookup(ACTIVATION_RANGE, (block,))]
-        pair, groups = (block, named[fp8.cast_name(name, j)]), fp8.groups(self.statement, name, j)
-        if len(groups) == 1:
-            return [Lookup(groups[0].table, pair)]
-        return [Lookup(group.table, pair, (group.begin, group.end)) for group in groups]
+            return [Lookup(ACTIVATION_RANGE, (named[f"{name}{j}"],))]
+        return casts.lookups(self.statement, casts.of_layer(self.statement, name, j), named)
 
     def _layer(self, j: int) -> list[Block]:
         s = self.statement
@@ -194,7 +192,7 @@ def table_columns(s: Statement, table: int) -> list[NDArray[np.int32]]:
     index = np.arange(1 << table_bits(table), dtype=np.int32)
     if table < EXPONENTIAL:
         return [index]
-    return [index, exponential_table(s.activation_bits) if table == EXPONENTIAL else fp8.cast_table(s, table)]
+    return [index, exponential_table(s.activation_bits) if table == EXPONENTIAL else casts.table(s, table)]
 
 
 def exponential_table(activation_bits: int) -> NDArray[np.int32]:

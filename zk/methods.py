@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+from zkaudit.zk.circuit import expanded
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.statement_fields import require_integer, require_one_of, require_per_layer
 
@@ -19,7 +20,9 @@ OPTIMIZERS = ("sgd", "adam")
 BASES = ("svd", "random")
 SIDES = ("left", "right")
 GRADIENT_FORMATS = ("e4m3", "e5m2")
-GROUP = 16  # units that share a scale of FP8, where a layer has several
+GROUP = 16  # units that share an exponent of FP8, where a layer has several
+
+Exponents = tuple[int | tuple[int, ...], ...]  # one a layer, or one for each GROUP of its units
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,21 @@ class GaLore:
     beta2: int
     epsilon: int  # in units of the projected gradient
     energy: int = 0  # a basis captures so many 256ths of its first gradient's energy; with "svd" only
+    first_exponents: Exponents = ()  # of the ranges in which Adam's moments are stored in 8 bits; without them they are exact
+    second_exponents: Exponents = ()  # of the second moment's root
 
     @property
     def is_adam(self) -> bool:
         return self.optimizer == "adam"
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether moments are stored in 8 bits after every step."""
+        return bool(self.first_exponents)
+
+    def of_group(self, name: str, j: int) -> tuple[int, ...]:
+        """The exponents `name` of layer j: one, or one for each group of its kept units."""
+        return _grouped(getattr(self, name)[j])
 
     @property
     def product_bound(self) -> int:
@@ -90,8 +104,18 @@ class GaLore:
         for j, (rank, side) in enumerate(zip(self.ranks, self.sides, strict=True)):
             require_one_of("galore.sides", side, SIDES)
             require_integer("galore.ranks", rank, 1, widths[j] + 1 if side == "left" else widths[j + 1])
+        self._check_states(widths)
         if first_step % self.gap:
             raise BadInput(f"a segment begins at step {first_step}, which is no multiple of galore.gap {self.gap}")
+
+    def _check_states(self, widths: Sequence[int]) -> None:
+        if self.first_exponents == self.second_exponents == ():
+            return
+        if not self.is_adam:
+            raise BadInput("statement fields 'galore.first_exponents' and 'galore.second_exponents' are of Adam's moments")
+        kept = [widths[j + 1] if side == "left" else widths[j] + 1 for j, side in enumerate(self.sides)]
+        for kind, most in expanded.EXPONENTS.items():
+            _check_exponents(f"galore.{kind}_exponents", getattr(self, f"{kind}_exponents"), kept, 1, most)
 
 
 @dataclass(frozen=True)
@@ -150,26 +174,34 @@ class LoRA:
 class FP8:
     """Activations in E4M3 and gradients in E4M3 or E5M2, after ReLU and after its backward, with scales 2^exponent."""
 
-    activation_exponents: tuple[int | tuple[int, ...], ...]  # one a hidden layer, or one for each GROUP of its units
-    gradient_exponents: tuple[int | tuple[int, ...], ...]
+    activation_exponents: Exponents  # of hidden layers
+    gradient_exponents: Exponents
     gradient_format: str
 
     def of_group(self, name: str, j: int) -> tuple[int, ...]:
         """The exponents `name` of hidden layer j: one, or one for each group of its units."""
-        given: int | tuple[int, ...] = getattr(self, name)[j]
-        return given if isinstance(given, tuple) else (given,)
+        return _grouped(getattr(self, name)[j])
 
     def check(self, widths: Sequence[int]) -> None:
         """BadInput for values out of range."""
         require_one_of("fp8.gradient_format", self.gradient_format, GRADIENT_FORMATS)
         for name in ("activation_exponents", "gradient_exponents"):
-            require_per_layer(f"fp8.{name}", getattr(self, name), len(widths) - 2)
-            for given, width in zip(getattr(self, name), widths[1:-1], strict=True):
-                groups = -(-width // GROUP)
-                if isinstance(given, tuple) and len(given) != groups:
-                    raise BadInput(f"statement field 'fp8.{name}' must have one entry or {groups} for {width} units")
-                for exponent in given if isinstance(given, tuple) else (given,):
-                    require_integer(f"fp8.{name}", exponent, -32, 32)
+            _check_exponents(f"fp8.{name}", getattr(self, name), widths[1:-1], -32, 32)
+
+
+def _grouped(given: int | tuple[int, ...]) -> tuple[int, ...]:
+    return given if isinstance(given, tuple) else (given,)
+
+
+def _check_exponents(name: str, values: Exponents, widths: Sequence[int], low: int, high: int) -> None:
+    """BadInput unless each layer of these widths has one exponent in [low, high], or one for each group of its units."""
+    require_per_layer(name, values, len(widths))
+    for given, width in zip(values, widths, strict=True):
+        groups = -(-width // GROUP)
+        if isinstance(given, tuple) and len(given) != groups:
+            raise BadInput(f"statement field '{name}' must have one entry or {groups} for {width} units")
+        for exponent in _grouped(given):
+            require_integer(name, exponent, low, high)
 
 
 Spec = TypeVar("Spec", GaLore, LoRA, FP8)

@@ -28,7 +28,7 @@ WEIGHT_MARGIN = 3  # start weights lie below 2^(weight_bits + margin)
 LOSSES = ("cross_entropy", "square")
 SIGNED = 1 << (ACTIVATION_RANGE - 1)  # numbers stored with an offset lie in [-SIGNED, SIGNED)
 POINT_BYTES = 48
-MOST_BRACKETS = 143 + 1024  # five objects, ten arrays, one for each layer of FP8's two, and those in a seed
+MOST_BRACKETS = 273 + 1024  # five objects, twelve arrays, one for each layer of four, and those in a seed
 # 2^20 rates of 15 digits and a comma; other fields take less than 2^14 bytes. A sampler's lengths leave room for fewer rates.
 LONGEST_HEADER = (1 << 24) + (1 << 14)
 

@@ -16,7 +16,7 @@ import numpy as np
 from zkaudit.zk import exact, field
 from zkaudit.zk.backend import HOST, Place, contiguous, place_of
 from zkaudit.zk.block import LIMB, SIGN_OFFSET, limb_bits, padded
-from zkaudit.zk.circuit import energy, fp8, galore, lora
+from zkaudit.zk.circuit import casts, energy, fp8, galore, lora
 from zkaudit.zk.circuit.arithmetic import split
 from zkaudit.zk.circuit.galore_witness import galore_tables, moments_after
 from zkaudit.zk.circuit.step import Tensor
@@ -180,6 +180,8 @@ def _run_tables(trace: Trace, layout: Layout, place: Place) -> dict[str, Any]:
         tables |= _layer_tables(trace, layout, j, place)
     tables |= _adapter_tables(trace, layout)
     tables |= {name: placed(layout, name, values) for name, values in galore_tables(trace, layout).items()}
+    for cast in casts.of_moments(layout.statement):
+        tables[cast.result] = casts.cast_block(layout.statement, cast, tables[cast.argument])
     return {name: place.put(table) for name, table in tables.items()}
 
 
@@ -205,12 +207,8 @@ def _layer_tables(trace: Trace, layout: Layout, j: int, place: Place) -> dict[st
             f"ga{j}": _words(layout, f"ga{j}", gradient, offset=SIGN_OFFSET),
         }
         for name in ("p", "ga") if s.fp8 else ():
-            numbers = place_of(tables[f"{name}{j}"]).get(tables[f"{name}{j}"])
-            casts = [
-                fp8.cast_table(s, group.table).astype(np.uint16)[numbers[group.begin : group.end]]
-                for group in fp8.groups(s, name, j)
-            ]
-            tables[fp8.cast_name(name, j)] = np.concatenate(casts)
+            cast = casts.of_layer(s, name, j)
+            tables[cast.result] = casts.cast_block(s, cast, tables[cast.argument])
         return tables | _limb_tables(layout, f"rg{j}", large(f"rg{j}", wide), remainder)
     z = samples(f"z{j}", "<i4").astype(np.int64)
     if s.loss == "square":

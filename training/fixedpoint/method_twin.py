@@ -1,6 +1,6 @@
 """The same run in float64, with the same method: what fixed point is compared with where the method is not plain SGD.
 
-Nothing is rounded but FP8's casts; bases, moments and adapters are what the papers' formulas say."""
+Nothing is rounded but FP8's casts and stored moments; bases, exact moments and adapters are what the papers' formulas say."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from zkaudit.training.config import Settings
 from zkaudit.training.data import Dataset
 from zkaudit.training.fixedpoint import fp8
 from zkaudit.training.fixedpoint.adapters import merged
+from zkaudit.training.fixedpoint.expansion import stored
 from zkaudit.training.fixedpoint.network import accuracy, from_matrices
 from zkaudit.training.provable import DECAY_BITS, GaLore
 
@@ -92,7 +93,8 @@ class _Subspace:
         self.method, self.rank, self.is_left = method, method.ranks[j], method.sides[j] == "left"
         self.basis, self.first, self.second = torch.zeros(0), torch.zeros(()), torch.zeros(())
         bits = settings.fixed_point.activation_bits + settings.fixed_point.gradient_bits + method.basis_bits - method.shift
-        self.epsilon = method.epsilon * 2.0**-bits / settings.batch
+        self.unit, self.layer = 2.0**-bits / settings.batch, j  # of the exact trainer's projected gradients
+        self.epsilon = method.epsilon * self.unit
 
     def update(self, t: int, d: Tensor, basis: Tensor | None) -> Tensor:
         if t % self.method.gap == 0:
@@ -105,4 +107,11 @@ class _Subspace:
             self.first = beta1 * self.first + (1 - beta1) * projected
             self.second = beta2 * self.second + (1 - beta2) * projected**2
             projected = self.first / (self.second.sqrt() + self.epsilon)
+            if self.method.first_exponents:
+                self._store()
         return self.basis @ projected if self.is_left else (self.basis @ projected).T
+
+    def _store(self) -> None:
+        first, second = self.method.first_exponents[self.layer], self.method.second_exponents[self.layer]
+        self.first = stored(self.first, "first", first, self.unit)
+        self.second = stored(self.second.sqrt(), "second", second, self.unit) ** 2

@@ -1,9 +1,8 @@
 """A step of GaLore: projected SGD or Adam in the subspace of each layer's basis, in integers.
 
     P^T D = 2^shift R + rest - 2^(shift-1),    D = [A, 2^f]^T G        (basis over the inputs; over the outputs it is D P)
-    M     = decay[i + 1] m + sum of weights[l] R[i - l],    V the same of R^2 and v, at step i of a period of `gap` steps
+    M, V  = averages of R and of R^2 with b fractional bits              (moments.py)
     S     = floor(sqrt(V / 2^b)),   U = floor(M / (S + epsilon)),   W <- W - c_t P U
-    m     = floor(M / 2^b), v = floor(V / 2^b) after a period
 
 P is the nearest integer matrix to 2^p times the first singular vectors of D at a period's first step, or signs that the batch
 seed fixes. Moments stay in their coordinates when the basis changes, as in the paper's code."""
@@ -21,8 +20,9 @@ from torch import Tensor
 from zkaudit.training.config import Settings
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.fixedpoint import exact
+from zkaudit.training.fixedpoint.moments import Moments
 from zkaudit.training.fixedpoint.step import SIGNED_RANGE, Step
-from zkaudit.training.provable import GaLore, Kernel
+from zkaudit.training.provable import GaLore
 
 
 class Subspace:
@@ -32,42 +32,27 @@ class Subspace:
         self.method, self.layer, self.seed = method, j, seed
         self.rank, self.is_left = method.ranks[j], method.sides[j] == "left"
         self.basis = torch.zeros(0)
-        self.moments = [moment.T.to(torch.float64) for moment in moments]
-        self.fresh: list[Tensor] = []
-        self.averages: list[Tensor] = []
+        self.moments = Moments.of(method, j, [moment.T.to(torch.float64) for moment in moments])
 
     def begin(self, t: int, gradient: Tensor) -> None:
         """A new period at step t; gradient: D, (inputs + 1, outputs)."""
-        if self.averages:
-            self.moments = [self.moment_after(k).T for k in range(2)]
-        self.fresh = []
+        self.moments.begin()
         self.basis = self._svd(gradient) if self.method.basis == "svd" else self._drawn(t, gradient)
 
     def direction(self, projected: Tensor) -> Tensor:
         """U, given this step's R."""
         if self.method.optimizer == "sgd":
             return projected
-        self.fresh.append(projected)
-        if not self.moments:
-            self.moments = [torch.zeros_like(projected) for _ in range(2)]
-        stacked = torch.stack(self.fresh)
-        first, second = self.method.kernels
-        self.averages = [
-            _averaged(kernel, values, before)
-            for kernel, values, before in zip((first, second), (stacked, stacked**2), self.moments, strict=True)
-        ]
-        mean, square = (average.to(torch.int64) for average in self.averages)
-        divisor = _root(square >> self.method.moment_bits) + self.method.epsilon
+        mean, square = (average.to(torch.int64) for average in self.moments.averages_after(projected))
+        root = _root(square >> self.method.moment_bits)
+        divisor = root + self.method.epsilon
         if int(divisor.max()) > 1 << 16:
             raise TrainingError("the root of the second moment leaves 16 bits; use fewer [galore] projection_bits")
+        self.moments.store(mean >> self.method.moment_bits, root)
         quotient = torch.div(mean, divisor, rounding_mode="floor")
         if exact.magnitude(quotient) >= SIGNED_RANGE:
             raise TrainingError("Adam's direction leaves 16 bits; use a larger [galore] epsilon")
         return quotient.to(torch.float64)
-
-    def moment_after(self, k: int) -> Tensor:
-        """The first (k = 0) or second moment after the last step, without its fractional bits: (kept units, rank)."""
-        return torch.floor(self.averages[k] * 2.0**-self.method.moment_bits).T
 
     def _drawn(self, t: int, gradient: Tensor) -> Tensor:
         units = gradient.shape[0 if self.is_left else 1]
@@ -134,14 +119,6 @@ def signs(method: GaLore, j: int, t: int, units: int, seed: bytes | None) -> Ten
     stream = hashlib.shake_256(b"zkaudit basis" + seed + name).digest(-(-count // 8))
     bits = np.unpackbits(np.frombuffer(stream, np.uint8))[:count].reshape(units, -1).astype(np.int64)
     return torch.from_numpy((2 * bits - 1) * isqrt((1 << (2 * method.basis_bits)) // units))
-
-
-def _averaged(kernel: Kernel, fresh: Tensor, before: Tensor) -> Tensor:
-    """The average after the last of the fresh numbers, (steps, rank, kept units), exact in float64."""
-    steps = len(fresh)
-    weights = fresh.new_tensor(kernel.weights[:steps]).flip(0)
-    average: Tensor = torch.tensordot(weights, fresh, dims=1) + kernel.decay[steps] * before
-    return average
 
 
 def _root(values: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def _lazy_state(subspaces: list[Subspace]) -> list[_Lazy]:
         if subspace.method.basis == "svd":
             state.append(_lazy(subspace.basis))
         if subspace.method.optimizer == "adam":
-            state += [_Lazy(partial(subspace.moment_after, k)) for k in range(2)]
+            state += [_Lazy(partial(subspace.moments.after, k)) for k in range(2)]
     return state
 
 

@@ -51,16 +51,16 @@ class Root:
 
     def ranges(self) -> list[tuple[Block, int]]:
         """Its blocks with the bits of their ranges."""
-        highs, lows = self.shape.highs, self.shape.lows
-        slack = LIMB + 1 + self.bits
-        slacks = [x for side in ("above", "below") for x in limbs(f"{self.name}.{side}", highs, lows, slack)]
-        return [(Block(self.name, highs, lows), LIMB), *slacks]
+        return [(Block(self.name, self.shape.highs, self.shape.lows), LIMB), *self.slack_ranges()]
+
+    def slack_ranges(self) -> list[tuple[Block, int]]:
+        """Without the root itself, where something else is its range check."""
+        highs, lows, slack = self.shape.highs, self.shape.lows, LIMB + 1 + self.bits
+        return [x for side in ("above", "below") for x in limbs(f"{self.name}.{side}", highs, lows, slack)]
 
     def tables(self, square: Integers) -> dict[str, Integers]:
         """The blocks' contents for X, (units, samples); BadInput if a root leaves 16 bits."""
-        root = np.sqrt(square >> self.bits).astype(np.int64)
-        root -= (root * root << self.bits) > square
-        root += ((root + 1) * (root + 1) << self.bits) <= square
+        root = floor_root(square >> self.bits)
         if root.size and int(root.max()) >> LIMB:
             raise BadInput(f"the square root '{self.name}' leaves 16 bits")
         above = square - (root * root << self.bits)
@@ -123,6 +123,14 @@ class Quotient:
         below.add_block(rest, -1, units, samples)
         below.add_block(slack, -1, units, samples)
         return [exact, below]
+
+
+def floor_root(values: Integers) -> Integers:
+    """floor of the square root of non-negative numbers below 2^62."""
+    root: Integers = np.sqrt(values).astype(np.int64)
+    root -= root * root > values
+    root += (root + 1) * (root + 1) <= values
+    return root
 
 
 def split(name: str, values: Integers, width: int) -> dict[str, Integers]:

@@ -4,14 +4,12 @@
     GQ_j = cast(GA'_j),   G_j     = (1 - B_j) GQ_j         GA'_j in [-2^15, 2^15) stands for GA'_j / 2^g
 
 A layer has one scale, or one for each 16 of its units. cast(x) is the number nearest to x that the format has times 2^exponent,
-ties to the even mantissa, and at most the format's largest times that: torch's cast after a clamp. It is a table of 2^16 rows
-that everybody computes, so a cast is one lookup of the pair (x, cast(x)), which is the range check of x as well. Every number
-of the format times the scale is a multiple of the fixed-point unit wherever a fixed-point number can be rounded to it, so casts
-are integers."""
+ties to the even mantissa, and at most the format's largest times that: torch's cast after a clamp. It is looked up (casts.py).
+Every number of the format times the scale is a multiple of the fixed-point unit wherever a fixed-point number can be rounded to
+it, so casts are integers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -20,14 +18,12 @@ from numpy.typing import NDArray
 
 from zkaudit.zk.block import SIGN_OFFSET, Block, padded
 from zkaudit.zk.errors import BadInput
-from zkaudit.zk.methods import GROUP
 
 if TYPE_CHECKING:  # which imports `check` from here
     from zkaudit.zk.statement import Statement
 
 FORMATS = {"e4m3": (3, -6, 448), "e5m2": (2, -14, 57344)}  # bits of the mantissa, least exponent, largest number
 FIELDS = {"p": "activation_exponents", "ga": "gradient_exponents"}
-FIRST_TABLE = 65  # their numbers are above all others'
 LEVELS = 12  # least and greatest scale are so many powers of two apart: below, the largest cast is no integer
 HIGHEST = 7  # 448 times 2^7 is the largest cast that fits 16 bits, 448 times 2^6 with a sign
 
@@ -44,39 +40,9 @@ def cast_name(name: str, j: int) -> str:
     return f"{name}{j}.cast"
 
 
-@dataclass(frozen=True)
-class Group:
-    """Units from `begin` to before `end`, whose casts are in table number `table`; padding units belong to the last group."""
-
-    begin: int
-    end: int
-    table: int
-
-
-def groups(s: Statement, name: str, j: int) -> list[Group]:
-    """Of the block "p" or "ga" of layer j: one, or one for each 16 units of its padded number."""
-    assert s.fp8 is not None
-    exponents, highs = s.fp8.of_group(FIELDS[name], j), padded(s.widths[j + 1])
-    numbers = {kind: number for number, kind in tables(s).items()}
-    if len(exponents) == 1:
-        return [Group(0, highs, numbers[name, exponents[0]])]
-    last, parts = len(exponents) - 1, range(highs // GROUP)
-    return [Group(g * GROUP, (g + 1) * GROUP, numbers[name, exponents[min(g, last)]]) for g in parts]
-
-
-def tables(s: Statement) -> dict[int, tuple[str, int]]:
-    """Table number -> "p" or "ga", and the exponent; a table serves all layers and groups with its exponent."""
-    if s.fp8 is None:
-        return {}
-    layers = range(s.layers - 1)
-    kinds = [(name, exponent) for name, key in FIELDS.items() for j in layers for exponent in s.fp8.of_group(key, j)]
-    return {FIRST_TABLE + i: kind for i, kind in enumerate(dict.fromkeys(kinds))}
-
-
-def cast_table(s: Statement, number: int) -> NDArray[np.int32]:
+def table(s: Statement, name: str, exponent: int) -> NDArray[np.int32]:
     """The casts of the stored numbers 0 to 2^16 - 1, as they are stored: both with their offset for gradients."""
     assert s.fp8 is not None
-    name, exponent = tables(s)[number]
     if name == "p":
         return _casts("e4m3", exponent + s.activation_bits, 0)
     return _casts(s.fp8.gradient_format, exponent + s.gradient_bits, SIGN_OFFSET)

@@ -1,0 +1,122 @@
+"""Adam's moments of a layer with GaLore, in integers: exact within a period, or stored in 8 bits after every step.
+
+    exact     M = decay[i + 1] m + sum of weights[l] R[i - l],    V the same of R^2 and v, at step i of a period of `gap` steps
+              m = floor(M / 2^b), v = floor(V / 2^b) after a period
+    stored    M = decay[1] m + weights[0] R,    V = decay[1] s^2 + weights[0] R^2
+              m = cast(floor(M / 2^b)), s = cast(S) after every step,    S = floor(sqrt(V / 2^b))
+
+`cast` is E4M3 after COAT's range expansion (Xi et al. 2024): zk/circuit/expanded.py says which number becomes which. Matrices
+are float64 with integers, (rank, kept units)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zkaudit.training.errors import TrainingError
+from zkaudit.training.provable import GROUP, GaLore, Kernel
+from zkaudit.zk.circuit import expanded
+
+OFFSET = 1 << 15  # of a first moment in its table
+
+
+class Moments(ABC):
+    """Both moments, `before` being what they were; zeros if none are given."""
+
+    def __init__(self, method: GaLore, j: int, before: Sequence[Tensor]) -> None:
+        self.method, self.layer, self.before = method, j, list(before)
+
+    @staticmethod
+    def of(method: GaLore, j: int, before: Sequence[Tensor]) -> Moments:
+        """Those of layer j."""
+        return StoredMoments(method, j, before) if method.first_exponents else ExactMoments(method, j, before)
+
+    @abstractmethod
+    def begin(self) -> None:
+        """A new period."""
+
+    @abstractmethod
+    def averages_after(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """M and V after this step's R."""
+
+    @abstractmethod
+    def store(self, first: Tensor, root: Tensor) -> None:
+        """What the step made: floor(M / 2^b) and S, int64. TrainingError if one leaves 16 bits."""
+
+    @abstractmethod
+    def after(self, k: int) -> Tensor:
+        """The first (k = 0) or second moment after the last step, as the trace has it: (kept units, rank)."""
+
+    def _begun(self, projected: Tensor) -> list[Tensor]:
+        if not self.before:
+            self.before = [torch.zeros_like(projected) for _ in range(2)]
+        return self.before
+
+
+class ExactMoments(Moments):
+    """Averages over a period, rounded at its end."""
+
+    def __init__(self, method: GaLore, j: int, before: Sequence[Tensor]) -> None:
+        super().__init__(method, j, before)
+        self.fresh: list[Tensor] = []
+        self.averages: list[Tensor] = []
+
+    def begin(self) -> None:
+        if self.averages:
+            self.before = [self.after(k).T for k in range(2)]
+        self.fresh = []
+
+    def averages_after(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        self.fresh.append(projected)
+        before, stacked = self._begun(projected), torch.stack(self.fresh)
+        first, second = self.method.kernels
+        self.averages = [_averaged(first, stacked, before[0]), _averaged(second, stacked**2, before[1])]
+        return self.averages[0], self.averages[1]
+
+    def store(self, first: Tensor, root: Tensor) -> None:
+        """Nothing: what a period ends with follows from its averages."""
+
+    def after(self, k: int) -> Tensor:
+        return torch.floor(self.averages[k] * 2.0**-self.method.moment_bits).T
+
+
+class StoredMoments(Moments):
+    """Casts of the first moment and of the second one's root."""
+
+    def begin(self) -> None:
+        """Nothing: a change of basis leaves moments as they are."""
+
+    def averages_after(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        (first, second), (mean, square) = self._begun(projected), self.method.kernels
+        return (
+            mean.decay[1] * first + mean.weights[0] * projected,
+            square.decay[1] * second**2 + square.weights[0] * projected**2,
+        )
+
+    def store(self, first: Tensor, root: Tensor) -> None:
+        if int(first.min()) < -OFFSET or int(first.max()) >= OFFSET:
+            raise TrainingError("the first moment leaves 16 bits; use fewer [galore] projection_bits")
+        self.before = [self._cast("first", first), self._cast("second", root)]
+
+    def after(self, k: int) -> Tensor:
+        return self.before[k].T
+
+    def _cast(self, kind: str, values: Tensor) -> Tensor:
+        given = getattr(self.method, f"{kind}_exponents")[self.layer]
+        exponents, width = (given, GROUP) if isinstance(given, tuple) else ((given,), values.shape[1])
+        offset, parts = OFFSET if kind == "first" else 0, []
+        for exponent, part in zip(exponents, torch.split(values, width, 1), strict=True):
+            table = torch.from_numpy(expanded.table(kind, exponent)).to(values.device)
+            parts.append(table[part + offset] - offset)
+        return torch.cat(parts, 1).to(torch.float64)
+
+
+def _averaged(kernel: Kernel, fresh: Tensor, before: Tensor) -> Tensor:
+    """The average after the last of the fresh numbers, (steps, rank, kept units), exact in float64."""
+    steps = len(fresh)
+    weights = fresh.new_tensor(kernel.weights[:steps]).flip(0)
+    average: Tensor = torch.tensordot(weights, fresh, dims=1) + kernel.decay[steps] * before
+    return average

@@ -1,0 +1,161 @@
+"""Adam's moments of a layer with GaLore, stored in 8 bits after every step, as COAT stores them (Xi et al. 2024).
+
+    M_t     = decay[1] m_t + weights[0] R_t,       x_t = floor(M_t / 2^b),        m_{t+1} = cast(x_t)
+    V_t     = decay[1] s_t^2 + weights[0] R_t^2,   S_t = floor(sqrt(V_t / 2^b)),  s_{t+1} = cast(S_t)         the second kernel
+    U_t     = floor(M_t / (S_t + epsilon));        m_0 = s_0 = 0
+
+The second moment is stored through its root. cast is E4M3 after range expansion (expanded.py), looked up (casts.py), which is
+the range check of x and S as well. M and V are not committed: with rest = M - 2^b x, M is 2^b x + rest, so one relation says
+what M is and the quotient takes it from there. What a step begins with is what the step before stored, so a claim on M is one
+on R, on m one step earlier, and on the segment's start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zkaudit.zk import field
+from zkaudit.zk.backend import place_of
+from zkaudit.zk.block import SIGN_OFFSET, Block
+from zkaudit.zk.channel import Channel
+from zkaudit.zk.circuit import casts
+from zkaudit.zk.circuit.arithmetic import Integers, add_signed, floor_root
+from zkaudit.zk.claims import Claim, Form
+from zkaudit.zk.errors import BadInput
+from zkaudit.zk.field import Array
+from zkaudit.zk.linear import Linear
+
+if TYPE_CHECKING:
+    from zkaudit.zk.circuit.galore import Projected
+
+
+@dataclass(frozen=True)
+class StoredMoments:
+    """M and V in terms of blocks, and what is stored of them."""
+
+    layer: Projected
+
+    def ranges(self) -> list[tuple[Block, int]]:
+        """Blocks with the bits of their ranges; those of pairs are not among them."""
+        layer = self.layer
+        rest = Block(f"first{layer.layer}.rest", layer.shape.highs, layer.shape.lows)
+        return [*layer.root.slack_ranges(), *layer.quotient.ranges(), (rest, layer.spec.moment_bits)]
+
+    def cast_blocks(self) -> list[Block]:
+        """What is looked up in pairs: x, its cast, S, its cast."""
+        j, shape = self.layer.layer, self.layer.shape
+        return [Block(name, shape.highs, shape.lows) for name in (f"first{j}.exact", f"first{j}", f"root{j}", f"second{j}")]
+
+    def verifier_work(self) -> int:
+        """What a verifier's time grows with beyond the tables' sides."""
+        return 0
+
+    def claims(self, named: dict[str, Block], channel: Channel) -> list[Claim]:
+        """Root, what M is, quotient; then what is stored last is the segment's end, and a chain begins with zeros."""
+        layer, claiming = self.layer, _Claiming(self.layer, named)
+        found = layer.root.claims(named, channel, claiming.add_second)
+        units, samples = layer.shape.weights(channel, "moment")
+        rounded = Claim(Linear())
+        claiming.add_first(rounded, units, samples)
+        claiming.add_rounded(rounded, -1, units, samples)
+        found += [rounded, *layer.quotient.claims(named, channel, claiming.add_rounded)]
+        return found + [claim for kind in ("first", "second") for claim in claiming.edges(kind, channel)]
+
+    def tables(self, projected: Integers, first: Integers, second: Integers) -> dict[str, Integers]:
+        """The blocks' contents but for casts, from projected gradients, (kept units, steps * rank), and moments before, (kept
+        units, rank); BadInput if a number leaves 16 bits."""
+        layer, spec, j = self.layer, self.layer.spec, self.layer.layer
+        steps = np.ascontiguousarray(projected.reshape(len(projected), -1, layer.rank).transpose(1, 0, 2))
+        means, squares = np.empty_like(steps), np.empty_like(steps)
+        store_first, store_second = (self._storing(kind) for kind in ("first", "second"))
+        (decay_1, weight_1), (decay_2, weight_2) = (
+            (kernel.decay[1], kernel.weights[0]) for kernel in (spec.first_kernel, spec.second_kernel)
+        )
+        for t, fresh in enumerate(steps):
+            means[t] = decay_1 * first + weight_1 * fresh
+            squares[t] = decay_2 * second * second + weight_2 * fresh * fresh
+            first = store_first(means[t] >> spec.moment_bits)
+            second = store_second(floor_root(squares[t] >> spec.moment_bits))
+        mean, square = (values.transpose(1, 0, 2).reshape(projected.shape) for values in (means, squares))
+        root = layer.root.tables(square)
+        exact = mean >> spec.moment_bits
+        made = {f"first{j}.exact": exact + SIGN_OFFSET, f"first{j}.rest": mean - (exact << spec.moment_bits)}
+        return {**root, **layer.quotient.tables(mean, root[layer.root.name] + spec.epsilon), **made}
+
+    def after(self, tables: Mapping[str, Any]) -> list[Integers]:
+        """Both moments after the witness's last step, (kept units, rank) each."""
+        layer = self.layer
+        last = slice(layer.samples - layer.rank, layer.samples)
+        first, second = (tables[f"{kind}{layer.layer}"] for kind in ("first", "second"))
+        stored = [place_of(table).get(table)[: layer.kept, last].astype(np.int64) for table in (first, second)]
+        return [stored[0] - SIGN_OFFSET, stored[1]]
+
+    def _storing(self, kind: str) -> Any:
+        """What casts a step's numbers, (kept units, rank)."""
+        s, layer, offset = self.layer.statement, self.layer, SIGN_OFFSET if kind == "first" else 0
+        cast = casts.of_layer(s, kind, layer.layer)
+
+        def store(numbers: Integers) -> Integers:
+            stored = numbers + offset
+            if stored.size and (int(stored.min()) < 0 or int(stored.max()) >= 1 << 16):
+                raise BadInput(f"the {kind} moment of layer {layer.layer} leaves 16 bits")
+            return casts.cast_block(s, cast, stored).astype(np.int64) - offset
+
+        return store
+
+
+@dataclass(frozen=True)
+class _Claiming:
+    layer: Projected
+    named: dict[str, Block]
+
+    def add_first(self, claim: Claim, units: Array, samples: Array) -> None:
+        """<M, units x samples>."""
+        j, kernel = self.layer.layer, self.layer.spec.first_kernel
+        at_start, earlier = self._earlier(samples)
+        add_signed(claim, self.named[f"projected{j}"], kernel.weights[0], units, samples)
+        add_signed(claim, self.named[f"first{j}"], kernel.decay[1], units, earlier)
+        claim.add_block(self.named[f"start.first{j}"], kernel.decay[1], units, at_start)
+
+    def add_second(self, claim: Claim, coefficient: int, units: Array, samples: Array) -> None:
+        """coefficient * <V, units x samples>."""
+        j, kernel = self.layer.layer, self.layer.spec.second_kernel
+        at_start, earlier = self._earlier(samples)
+        for name, offset, factor, places in (
+            (f"projected{j}", SIGN_OFFSET, kernel.weights[0], samples),
+            (f"second{j}", 0, kernel.decay[1], earlier),
+            (f"start.second{j}", 0, kernel.decay[1], at_start),
+        ):
+            number = Form(-offset, ((1, name),))
+            claim.add_product(self.named[name], number, number, coefficient * factor, units, places)
+
+    def add_rounded(self, claim: Claim, coefficient: int, units: Array, samples: Array) -> None:
+        """coefficient * <2^b x + rest, units x samples>."""
+        j, bits = self.layer.layer, self.layer.spec.moment_bits
+        add_signed(claim, self.named[f"first{j}.exact"], coefficient << bits, units, samples)
+        claim.add_block(self.named[f"first{j}.rest"], coefficient, units, samples)
+
+    def edges(self, kind: str, channel: Channel) -> list[Claim]:
+        layer, name = self.layer, f"{kind}{self.layer.layer}"
+        units = channel.random_weights("moment units", layer.kept)
+        edges = channel.random_weights("moment edges", layer.rank)
+        same = Claim(Linear())
+        same.add_block(self.named[f"end.{name}"], -1, units, edges)
+        last = np.concatenate([field.zeros(layer.samples - layer.rank), edges])
+        if kind == "first":
+            add_signed(same, self.named[name], 1, units, last)
+        else:
+            same.add_block(self.named[name], 1, units, last)
+        if layer.statement.segment:
+            return [same]
+        nothing = Claim(Linear())
+        nothing.add_block(self.named[f"start.{name}"], 1, units, edges)
+        return [same, nothing]
+
+    def _earlier(self, samples: Array) -> tuple[Array, Array]:
+        """Weights over (step, place) as those on what a step begins with: on the start, and on what each step stored."""
+        rank = self.layer.rank
+        return samples[:rank], np.concatenate([samples[rank:], field.zeros(rank)])
