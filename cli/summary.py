@@ -46,6 +46,11 @@ def _method_lines(statement: Mapping[str, Any]) -> list[str]:
         if share := galore.get("energy"):
             what += f", with {share}/256 of their gradients' energy or more"
         lines.append(named_line("GaLore", what))
+        if "first_exponents" in galore:
+            first, root = (_exponents(galore[f"{name}_exponents"]) for name in ("first", "second"))
+            lines.append(
+                named_line("FP8 moments", f"stored after every step, ranges 2^({first}), roots of second ones 2^({root})")
+            )
     if lora := statement.get("lora"):
         lines.append(named_line("LoRA", f"ranks {_numbers(lora['ranks'])}, other weights frozen"))
     if fp8 := statement.get("fp8"):

@@ -3,7 +3,7 @@
 With D_j the gradient of layer j's weights, bias row last, and c a step's rate:
 
     FP8      hidden activations and gradients are cast to 8 bits; W_j <- W_j - c D_j
-    GaLore   W_j <- W_j - c P U,  U = P^T D_j, or Adam's direction of it ("right": the transpose)
+    GaLore   W_j <- W_j - c P U,  U = P^T D_j, or Adam's direction of it ("right": the transpose), its moments in 8 bits or not
     LoRA     layers are frozen; A'_j <- A'_j - c D'_j B_j^T,  B_j <- B_j - c s^2 A'_j^T D'_j, D'_j without the bias row
 
 in floating point, so that records can be differentiated through it: a cast lets gradients through as they come, and a basis is
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from zkaudit.training.fixedpoint import fp8 as casts
 from zkaudit.training.fixedpoint.adapters import merged
+from zkaudit.training.fixedpoint.expansion import stored
 from zkaudit.training.fixedpoint.projected_step import signs
 from zkaudit.training.provable import DECAY_BITS, FP8, GaLore, LoRA
 
@@ -46,7 +47,7 @@ class Method:
         given: dict[str, Any] = {}
         for name, kind in KINDS.items():
             if (value := statement.get(name)) is not None:
-                given[name] = kind(**{key: tuple(x) if isinstance(x, list) else x for key, x in value.items()})
+                given[name] = kind(**{key: _frozen(x) for key, x in value.items()})
         if given:
             given["product_bits"] = statement["activation_bits"] + statement["gradient_bits"]
             given["batch"], given["seed"] = statement["batch"], bytes.fromhex(statement["batch_seed"])
@@ -72,7 +73,13 @@ class Method:
     def epsilon(self) -> float:
         """GaLore's, in units of the projected mean gradient."""
         assert self.galore
-        return self.galore.epsilon * 2.0 ** (self.galore.shift - self.product_bits - self.galore.basis_bits) / self.batch
+        return self.galore.epsilon * self.unit
+
+    @property
+    def unit(self) -> float:
+        """What 1 of the trainer's projected gradients is of the projected mean gradient."""
+        assert self.galore
+        return 2.0 ** (self.galore.shift - self.product_bits - self.galore.basis_bits) / self.batch
 
     def layers(self, frozen: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
         """The weights of all layers, adapters added."""
@@ -82,13 +89,15 @@ class Method:
         """What layer j + 1 reads."""
         if self.fp8 is None:
             return values
-        return _through(values, "e4m3", casts.exponents(self.fp8.activation_exponents[j], values))
+        exponents = casts.exponents(self.fp8.activation_exponents[j], values)
+        return _through(values, casts.cast(values.detach(), "e4m3", exponents))
 
     def gradient(self, j: int, values: Tensor) -> Tensor:
         """What comes back to hidden layer j, before its ReLU; of one record, not over the batch."""
         if self.fp8 is None:
             return values
-        return _through(values, self.fp8.gradient_format, casts.exponents(self.fp8.gradient_exponents[j], values))
+        exponents = casts.exponents(self.fp8.gradient_exponents[j], values)
+        return _through(values, casts.cast(values.detach(), self.fp8.gradient_format, exponents))
 
     def basis(self, j: int, t: int, gradient: Tensor) -> Tensor:
         """GaLore's basis of layer j in the period that begins at step t, unit columns."""
@@ -139,8 +148,21 @@ class Updates:
         first, second = self.moments.get(j, (torch.zeros_like(fresh), torch.zeros_like(fresh)))
         first = first_decay * first + (1 - first_decay) * fresh
         second = second_decay * second + (1 - second_decay) * fresh**2
-        self.moments[j] = first, second
-        return first / ((second + TINY).sqrt() + self.method.epsilon)
+        root = (second + TINY).sqrt()
+        self.moments[j] = self._stored(j, first, root) if self._is_stored else (first, second)
+        return first / (root + self.method.epsilon)
+
+    @property
+    def _is_stored(self) -> bool:
+        return self.method.galore is not None and bool(self.method.galore.first_exponents)
+
+    def _stored(self, j: int, first: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+        """What the next step begins with where moments are stored in 8 bits."""
+        method, unit = self.method.galore, self.method.unit
+        assert method
+        read = stored(first.detach(), "first", method.first_exponents[j], unit)
+        second = _through(root, stored(root.detach(), "second", method.second_exponents[j], unit))
+        return _through(first, read), second**2
 
 
 def decays(method: Method) -> tuple[float, float]:
@@ -176,6 +198,11 @@ def _adapted(lora: LoRA, weights: Sequence[Tensor], gradients: Sequence[Tensor],
     return updated
 
 
-def _through(values: Tensor, kind: str, exponent: Tensor) -> Tensor:
-    """A cast whose derivative is taken for one."""
-    return values + (casts.cast(values.detach(), kind, exponent) - values.detach())
+def _through(values: Tensor, cast: Tensor) -> Tensor:
+    """The cast, whose derivative is taken for one."""
+    return values + (cast - values.detach())
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, and lists in them."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
