@@ -124,17 +124,17 @@ def forgotten(layer: int, k: int) -> Callable[[Any], Any]:
     return lambda value: value - decay * HONEST.arrays[("first", "second")[k] + str(layer)][0]
 
 
-def other_end(kind: str, layer: int) -> Witness:
+def other_end(kind: str, layer: int, made: Trained = HONEST) -> Witness:
     """The end commitment holds another moment."""
-    witness, name = honest(HONEST), f"end.{kind}{layer}"
+    witness, name = honest(made), f"end.{kind}{layer}"
     return altered(witness, **{name: bumped(witness.tables[name])})
 
 
-def begun_with(kind: int, layer: int) -> Witness:
+def begun_with(kind: int, layer: int, made: Trained = HONEST) -> Witness:
     """A chain that begins with a moment that is not zero, and is honest about it."""
-    moments = [moment.copy() for moment in HONEST.moments]
+    moments = [moment.copy() for moment in made.moments]
     moments[2 * layer + kind][0, 0] = 7
-    return honest(train(ADAM, replace(DATA, moments=moments)))
+    return honest(train(made.statement, replace(DATA, moments=moments)))
 
 
 def basis(change: Callable[[Any], Any], repair: Any, layer: int = 0) -> Callable[[], Witness]:
@@ -222,16 +222,16 @@ def another_rate() -> Witness:
     return tables_of(train(ADAM, DATA, at("dw", 3, 0, lambda change: 2 * change)))
 
 
-def handed_on(kind: int) -> tuple[Witness, dict[str, Any]]:
+def handed_on(kind: int, made: Trained = HONEST) -> tuple[Witness, dict[str, Any]]:
     """A second segment that goes on with the first layer's moments in another order, and what the first one committed to."""
-    after, data = next_segment(HONEST)
+    after, data = next_segment(made)
     moments = [moment[::-1] if i == kind else moment for i, moment in enumerate(data.moments)]
     assert (moments[kind] != data.moments[kind]).any()
-    witness, before = honest(train(after, replace(data, moments=moments))), honest(HONEST)
+    witness, before = honest(train(after, replace(data, moments=moments))), honest(made)
     return witness, {x.name: before.tables[x.name.replace("start", "end", 1)] for x in witness.layout.start}
 
 
-def handed_on_as_committed(kind: int) -> Witness:
+def handed_on_as_committed(kind: int, made: Trained = HONEST) -> Witness:
     """The commitment is opened truly; what the first period begins with is another."""
-    witness, committed = handed_on(kind)
+    witness, committed = handed_on(kind, made)
     return altered(witness, **committed)

@@ -27,6 +27,12 @@ OF_LAYER = (
     *(f"{kind} {claim}" for kind in ("first", "second") for claim in OF_MOMENTS),
 )
 OF_LATER_LAYER = tuple(name for name in OF_LAYER if not name.endswith(" zero"))  # in later segments
+# of stored moments
+OF_STORED = (
+    *("root", "root below", "rounded", "quotient", "quotient below"),
+    *(f"{kind} {claim}" for kind in ("first", "second") for claim in ("end", "zero")),
+)
+OF_LATER_STORED = tuple(name for name in OF_STORED if not name.endswith(" zero"))
 OF_PROJECTION = ("result", "kept", "over", "basis", "products", "left", "right")
 
 
@@ -60,6 +66,17 @@ def ranges(*names: str) -> Change:
     def leave_out(patch: pytest.MonkeyPatch) -> None:
         every = Layout.lookups.func  # type: ignore[attr-defined]
         kept = property(lambda layout: [x for x in every(layout) if not x.blocks[-1].name.startswith(names)])
+        patch.setattr(Layout, "lookups", kept)
+
+    return leave_out
+
+
+def pairs(name: str) -> Change:
+    """No pair whose cast is in the block of this name is looked up."""
+
+    def leave_out(patch: pytest.MonkeyPatch) -> None:
+        every = Layout.lookups.func  # type: ignore[attr-defined]
+        kept = property(lambda layout: [x for x in every(layout) if len(x.blocks) == 1 or x.blocks[1].name != name])
         patch.setattr(Layout, "lookups", kept)
 
     return leave_out

@@ -7,16 +7,18 @@ import galore_liars
 import lora_liars
 import numpy as np
 import pytest
+import stored_liars
 from left_out import Cheat, altered, both
 from method_segments import honest, train
 from test_relations import accepted, changed
 
-from zkaudit.zk.circuit import casts, fp8, galore, lora
+from zkaudit.zk.circuit import casts, galore, lora
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.tables import narrow
 from zkaudit.zk.witness import Witness
 
 GALORE = honest(galore_liars.HONEST)
+STORED = honest(stored_liars.HONEST)
 LORA = honest(train(lora_liars.ADAPTED, lora_liars.DATA))
 FP8 = honest(train(fp8_liars.CASTING, fp8_liars.DATA))
 
@@ -27,7 +29,7 @@ def ranged(witness: Witness) -> dict[str, int]:
     return {block.name: bits for block, bits in [*galore.ranges(s), *lora.ranges(s, witness.layout.samples)]}
 
 
-NAMES = [pytest.param(witness, name, id=name) for witness in (GALORE, LORA) for name in ranged(witness)]
+NAMES = [(witness, name) for witness in (GALORE, STORED, LORA) for name in ranged(witness)]
 
 
 @pytest.mark.parametrize(("witness", "name"), NAMES)
@@ -42,7 +44,7 @@ def test_padding_below_zero_is_caught(witness: Witness, name: str) -> None:
     assert not accepted("lookup", witness, changed(witness, name, block.highs - 1, block.lows - 1, -1))
 
 
-@pytest.mark.parametrize("witness", [GALORE, LORA, FP8])
+@pytest.mark.parametrize("witness", [GALORE, STORED, LORA, FP8])
 def test_the_largest_and_least_entries_are_in_range(witness: Witness) -> None:
     """The lookup refuses nothing that it need not."""
     changes = {}
@@ -53,14 +55,20 @@ def test_the_largest_and_least_entries_are_in_range(witness: Witness) -> None:
     assert accepted("lookup", witness, changes)
 
 
-@pytest.mark.parametrize("name", [block.name for block in fp8.blocks(fp8_liars.CASTING, 1)])
-def test_a_pair_that_is_no_row_of_its_table_is_caught(name: str) -> None:
+PAIRS = [
+    *((FP8, casts.of_layer(fp8_liars.CASTING, kind, j)) for kind in ("p", "ga") for j in (0, 1)),
+    *((STORED, cast) for cast in casts.of_moments(stored_liars.STORED)),
+]
+
+
+@pytest.mark.parametrize(("witness", "cast"), PAIRS, ids=lambda x: x.result if isinstance(x, casts.Cast) else "")
+def test_a_pair_that_is_no_row_of_its_table_is_caught(witness: Witness, cast: casts.Cast) -> None:
     """A number beside the cast of another, and a number beyond 16 bits beside any."""
-    block, number = FP8.layout.named[name], name.removesuffix(".cast")
-    cast = int(FP8.tables[name][0, 0])
-    assert not accepted("lookup", FP8, changed(FP8, name, 0, 0, cast + 1))
-    assert not accepted("lookup", FP8, changed(FP8, name, block.highs - 1, block.lows - 1, 1))
-    assert not accepted("lookup", FP8, changed(FP8, number, 0, 0, (1 << 16) + int(FP8.tables[number][0, 0])))
+    block, number = witness.layout.named[cast.result], int(witness.tables[cast.argument][0, 0])
+    padding = int(witness.tables[cast.result][-1, -1])
+    assert not accepted("lookup", witness, changed(witness, cast.result, 0, 0, int(witness.tables[cast.result][0, 0]) + 1))
+    assert not accepted("lookup", witness, changed(witness, cast.result, block.highs - 1, block.lows - 1, padding + 1))
+    assert not accepted("lookup", witness, changed(witness, cast.argument, 0, 0, (1 << 16) + number))
 
 
 def test_casts_of_gradients_are_not_looked_up_among_activations() -> None:
