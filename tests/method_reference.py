@@ -7,8 +7,8 @@ methods leave as it is comes from the reference trainer. With P the basis of ste
     M, V    = decay[i + 1] (m, v) + sum of weights[l] (R, R^2)[i - l],     S = floor(sqrt(V / 2^b)),    U = floor(M / (S + eps))
     W      -= c_t P U,      at a period's end m, v = floor(M / 2^b), floor(V / 2^b)
 
-Moments stored in 8 bits: M, V = decay[1] (m, s^2) + weights[0] (R, R^2), and after every step m, s = cast(floor(M / 2^b)),
-cast(S)."""
+Moments stored in 8 bits: M = d m + w R + o and V = d' (s^2 + s + 1/4) + w' R^2 with public d, w, o, d', w' of the step, and
+after it m, s = cast(floor(M / 2^b)), cast(S)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bisect import bisect
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
-from math import isqrt
+from math import floor, isqrt
 from typing import Any
 
 import numpy as np
@@ -201,13 +201,10 @@ class _Methods(_Reference):
         galore = self.statement.galore
         assert galore
         first, second = (self.said(f"{name}_before", j, self.moments[j][k]) for k, name in enumerate(("first", "second")))
-        one = 1 << galore.moment_bits
-        (decay_1, weight_1), (decay_2, weight_2) = (
-            (powers[1], weights[0])
-            for powers, weights in (kernel(beta, galore.moment_bits, 1) for beta in (galore.beta1, galore.beta2))
-        )
-        mean = self.kept("mean", j, decay_1 * first + weight_1 * projected)
-        square = self.kept("square", j, decay_2 * second**2 + weight_2 * projected**2)
+        bits, step = galore.moment_bits, self.statement.first_step + self.number
+        one, (decay_1, weight_1, offset), (decay_2, weight_2) = 1 << bits, *dithered(galore.beta1, galore.beta2, bits, step)
+        mean = self.kept("mean", j, decay_1 * first + weight_1 * projected + offset)
+        square = self.kept("square", j, decay_2 * (second**2 + second) + weight_2 * projected**2 + decay_2 // 4)
         exact = self.kept("exact", j, mean // one)
         self.kept("exact_rest", j, mean - exact * one)
         root = self.kept("root", j, np.vectorize(lambda v: isqrt(max(v, 0) // one), otypes=[object])(square))
@@ -243,6 +240,17 @@ def kernel(beta: int, bits: int, length: int) -> tuple[list[int], list[int]]:
         weights.append(((power * (1024 - beta) // 1024) + (1 << 19)) >> 20)
         power = power * beta // 1024
     return powers, weights[:length]
+
+
+def dithered(beta1: int, beta2: int, bits: int, step: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Decay and weight of the first moment, and what is added to it; decay and weight of the second. Nearest integers to 2^bits
+    times the rates and their complements, times g and g^2, where g goes from 15/16 to 17/16; the addition goes from 0 to 1."""
+    g = Fraction(15, 16) + Fraction((step + 1) * 49471 % 65536, 8 * 65536)
+    rates = [(Fraction(beta, 1024), 1 - Fraction(beta, 1024)) for beta in (beta1, beta2)]
+    (decay_1, weight_1), (decay_2, weight_2) = (
+        [floor(2**bits * rate * g**power + Fraction(1, 2)) for rate in pair] for power, pair in enumerate(rates, 1)
+    )
+    return (decay_1, weight_1, (step + 1) * 37345 % 65536 * 2**bits // 65536), (decay_2, weight_2)
 
 
 def signs(basis_bits: int, units: int, rank: int, layer: int, period: int, seed: bytes) -> Array:

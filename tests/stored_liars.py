@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from galore_liars import ADAM, DATA, SPEC, tables_of
 from left_out import plus
-from method_reference import cast_moment, code_value, kernel
+from method_reference import cast_moment, code_value, dithered
 from method_segments import Trained, data_of, lying, stored_of, train
 from test_soundness import at
 
@@ -111,8 +111,18 @@ def swapped(kind: str, layer: int) -> Witness:
 
 def not_decayed(kind: str, layer: int) -> Callable[[], Witness]:
     """What was before counts in full."""
-    beta, power = (SPEC.beta1, 1) if kind == "first" else (SPEC.beta2, 2)
-    more = (1 << SPEC.moment_bits) - kernel(beta, SPEC.moment_bits, 1)[0][1]
-    held = HONEST.arrays[f"{kind}{layer}"][1] ** power
+    decay = dithered(SPEC.beta1, SPEC.beta2, SPEC.moment_bits, 2)[kind == "second"][0]
+    held = HONEST.arrays[f"{kind}{layer}"][1] if kind == "first" else HONEST.arrays[f"{kind}{layer}"][1] ** 2
     assert held.any()
-    return lambda: tables_of(train(STORED, DATA, at(AVERAGE[kind], 2, layer, lambda value: value + more * held)))
+    more = ((1 << SPEC.moment_bits) - decay) * held
+    return lambda: tables_of(train(STORED, DATA, at(AVERAGE[kind], 2, layer, lambda value: value + more)))
+
+
+def of_another_step(kind: str, layer: int) -> Callable[[], Witness]:
+    """Step 2 averages with the numbers of step 3."""
+    held, fresh = HONEST.arrays[f"{kind}{layer}"][1], HONEST.arrays[f"projected{layer}"][2]
+    (decay_1, weight_1, offset), (decay_2, weight_2) = dithered(SPEC.beta1, SPEC.beta2, SPEC.moment_bits, 3)
+    other = decay_1 * held + weight_1 * fresh + offset
+    if kind == "second":
+        other = decay_2 * (held**2 + held) + weight_2 * fresh**2 + decay_2 // 4
+    return lambda: tables_of(train(STORED, DATA, at(AVERAGE[kind], 2, layer, lambda _: other)))

@@ -31,6 +31,7 @@ def of_kind(kind: str, j: int) -> dict[str, Cheat]:
         "that of the step itself": Cheat(liars.before(kind, j, liars.of_step(kind, 2)), averaged),
         "two steps' changed places": Cheat(partial(liars.swapped, kind, j), both(cast, averaged)),
         "not decayed": Cheat(liars.not_decayed(kind, j), averaged),
+        "averaged with another step's numbers": Cheat(liars.of_another_step(kind, j), averaged),
         "another average": Cheat(liars.average(kind, j, ONE), averaged),
         "not zero at first": Cheat(
             partial(galore_liars.begun_with, int(kind == "second"), j, liars.HONEST), relation(f"{kind} zero", j)

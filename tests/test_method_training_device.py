@@ -29,6 +29,7 @@ seed = "device"
 METHODS = {
     "fp8": 'precision = "fp8"\n',
     "galore": 'method = "galore"\n[galore]\nrank = 4\ngap = 4\nbasis = "random"\n',
+    "galore, stored": 'method = "galore"\n[galore]\nrank = 4\ngap = 4\nbasis = "random"\nstates = "fp8"\n',
     "lora": 'method = "lora"\n[lora]\nrank = 3\n',
     "fp8 with lora": 'method = "lora"\nprecision = "fp8"\n[lora]\nrank = 3\n',
 }

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from method_segments import committed, data_of, fp8_of, galore_of, lora_of
+from method_segments import committed, data_of, fp8_of, galore_of, lora_of, stored_of
 from test_protocol_of_training import Training
 
 from zkaudit.zk import argument
@@ -34,6 +34,7 @@ SMALL = statement_of(widths=(4, 3, 2), batch=2, steps=2, rows=5, columns=8, rate
 SHAPES = {
     "galore": galore_of(SMALL, gap=1, ranks=(2, 1)),
     "random galore": galore_of(SMALL, basis="random", ranks=(1, 2), sides=("right", "left")),
+    "stored galore": stored_of(SMALL, gap=1, ranks=(2, 1)),
     "lora": lora_of(SMALL, (2, 1), 9, 4),
     "fp8": fp8_of(SMALL, activation=-8),
 }

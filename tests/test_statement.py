@@ -17,6 +17,7 @@ from zkaudit.zk.layout import Layout, exponential_table
 from zkaudit.zk.sampling import batch_rows
 from zkaudit.zk.statement import (
     LONGEST_HEADER,
+    MOST_BRACKETS,
     Statement,
     check,
     check_succession,
@@ -60,7 +61,7 @@ def test_deep_nesting_is_refused_whatever_the_recursion_limit(opening: str) -> N
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(1 << 30)
     try:
-        for depth in (1200, 200_000):
+        for depth in (MOST_BRACKETS, 200_000):
             header = statement_of().header()[:-1].decode() + f',"batch":{opening * depth}1{closing * depth}' + "}"
             with pytest.raises(BadInput, match="nests too deeply"):
                 parse(header.encode(), b"", b"", b"")

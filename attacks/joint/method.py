@@ -24,6 +24,7 @@ from zkaudit.training.fixedpoint.adapters import merged
 from zkaudit.training.fixedpoint.expansion import stored
 from zkaudit.training.fixedpoint.projected_step import signs
 from zkaudit.training.provable import DECAY_BITS, FP8, GaLore, LoRA
+from zkaudit.zk.circuit import dither
 
 KINDS: dict[str, Any] = {"fp8": FP8, "galore": GaLore, "lora": LoRA}
 TINY = 1e-24  # below the root of Adam's second moment, which has no slope at zero
@@ -140,16 +141,18 @@ class Updates:
         basis, is_left = self.bases[j], method.sides[j] == "left"
         direction = basis.T @ d if is_left else (d @ basis).T
         if method.optimizer == "adam":
-            direction = self._adam(j, direction)
+            direction = self._adam(t, j, direction)
         return basis @ direction if is_left else (basis @ direction).T
 
-    def _adam(self, j: int, fresh: Tensor) -> Tensor:
+    def _adam(self, t: int, j: int, fresh: Tensor) -> Tensor:
         first_decay, second_decay = decays(self.method)
         first, second = self.moments.get(j, (torch.zeros_like(fresh), torch.zeros_like(fresh)))
         first = first_decay * first + (1 - first_decay) * fresh
         second = second_decay * second + (1 - second_decay) * fresh**2
         root = (second + TINY).sqrt()
-        self.moments[j] = self._stored(j, first, root) if self._is_stored else (first, second)
+        self.moments[j] = (
+            self._stored(j, dither.factor(t) * first, dither.factor(t) * root) if self._is_stored else (first, second)
+        )
         return first / (root + self.method.epsilon)
 
     @property

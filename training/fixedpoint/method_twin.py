@@ -18,6 +18,7 @@ from zkaudit.training.fixedpoint.adapters import merged
 from zkaudit.training.fixedpoint.expansion import stored
 from zkaudit.training.fixedpoint.network import accuracy, from_matrices
 from zkaudit.training.provable import DECAY_BITS, GaLore
+from zkaudit.zk.circuit import dither
 
 
 def method_twin(
@@ -108,10 +109,14 @@ class _Subspace:
             self.second = beta2 * self.second + (1 - beta2) * projected**2
             projected = self.first / (self.second.sqrt() + self.epsilon)
             if self.method.first_exponents:
-                self._store()
+                self._store(t)
         return self.basis @ projected if self.is_left else (self.basis @ projected).T
 
-    def _store(self) -> None:
-        first, second = self.method.first_exponents[self.layer], self.method.second_exponents[self.layer]
-        self.first = stored(self.first, "first", first, self.unit)
-        self.second = stored(self.second.sqrt(), "second", second, self.unit) ** 2
+    def _store(self, t: int) -> None:
+        first, second, factor = (
+            self.method.first_exponents[self.layer],
+            self.method.second_exponents[self.layer],
+            dither.factor(t),
+        )
+        self.first = stored(factor * self.first, "first", first, self.unit)
+        self.second = stored(factor * self.second.sqrt(), "second", second, self.unit) ** 2

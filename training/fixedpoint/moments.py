@@ -2,11 +2,12 @@
 
     exact     M = decay[i + 1] m + sum of weights[l] R[i - l],    V the same of R^2 and v, at step i of a period of `gap` steps
               m = floor(M / 2^b), v = floor(V / 2^b) after a period
-    stored    M = decay[1] m + weights[0] R,    V = decay[1] s^2 + weights[0] R^2
+    stored    M = decay_1 m + weight_1 R + offset,    V = decay_2 (s^2 + s) + weight_2 R^2 + quarter,   each step's own numbers
               m = cast(floor(M / 2^b)), s = cast(S) after every step,    S = floor(sqrt(V / 2^b))
 
-`cast` is E4M3 after COAT's range expansion (Xi et al. 2024): zk/circuit/expanded.py says which number becomes which. Matrices
-are float64 with integers, (rank, kept units)."""
+zk/circuit/dither.py has the numbers of a step and why they change from step to step. `cast` is E4M3 after COAT's range
+expansion (Xi et al. 2024): zk/circuit/expanded.py says which number becomes which. Matrices are float64 with integers, (rank,
+kept units)."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.provable import GROUP, GaLore, Kernel
 from zkaudit.zk.circuit import expanded
+from zkaudit.zk.circuit.dither import Coefficients
 
 OFFSET = 1 << 15  # of a first moment in its table
 
@@ -39,8 +41,8 @@ class Moments(ABC):
         """A new period."""
 
     @abstractmethod
-    def averages_after(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """M and V after this step's R."""
+    def averages_after(self, t: int, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """M and V after R of the run's step t."""
 
     @abstractmethod
     def store(self, first: Tensor, root: Tensor) -> None:
@@ -69,7 +71,7 @@ class ExactMoments(Moments):
             self.before = [self.after(k).T for k in range(2)]
         self.fresh = []
 
-    def averages_after(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+    def averages_after(self, t: int, projected: Tensor) -> tuple[Tensor, Tensor]:
         self.fresh.append(projected)
         before, stacked = self._begun(projected), torch.stack(self.fresh)
         first, second = self.method.kernels
@@ -89,11 +91,12 @@ class StoredMoments(Moments):
     def begin(self) -> None:
         """Nothing: a change of basis leaves moments as they are."""
 
-    def averages_after(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        (first, second), (mean, square) = self._begun(projected), self.method.kernels
+    def averages_after(self, t: int, projected: Tensor) -> tuple[Tensor, Tensor]:
+        (first, second), method = self._begun(projected), self.method
+        c = Coefficients.of(method.beta1, method.beta2, method.moment_bits, t, 1)
         return (
-            mean.decay[1] * first + mean.weights[0] * projected,
-            square.decay[1] * second**2 + square.weights[0] * projected**2,
+            int(c.decay_1[0]) * first + int(c.weight_1[0]) * projected + int(c.offset[0]),
+            int(c.decay_2[0]) * (second**2 + second) + int(c.weight_2[0]) * projected**2 + int(c.quarter[0]),
         )
 
     def store(self, first: Tensor, root: Tensor) -> None:

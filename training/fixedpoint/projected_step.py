@@ -39,11 +39,11 @@ class Subspace:
         self.moments.begin()
         self.basis = self._svd(gradient) if self.method.basis == "svd" else self._drawn(t, gradient)
 
-    def direction(self, projected: Tensor) -> Tensor:
-        """U, given this step's R."""
+    def direction(self, t: int, projected: Tensor) -> Tensor:
+        """U, given R of step t."""
         if self.method.optimizer == "sgd":
             return projected
-        mean, square = (average.to(torch.int64) for average in self.moments.averages_after(projected))
+        mean, square = (average.to(torch.int64) for average in self.moments.averages_after(t, projected))
         root = _root(square >> self.method.moment_bits)
         divisor = root + self.method.epsilon
         if int(divisor.max()) > 1 << 16:
@@ -93,7 +93,7 @@ class ProjectedStep(Step):
             if method.energy and self.number % method.gap == 0:
                 require_energy(method, projected, activation.T, gradient)
             self.arrays |= {f"projected{j}": projected, f"rest{j}": rest}
-            direction = subspace.direction(projected.to(torch.float64))
+            direction = subspace.direction(self.number, projected.to(torch.float64))
             pair = (subspace.basis, direction) if subspace.is_left else (direction.T, subspace.basis.T)
             self._subtract(j, *pair, self.settings.rates[self.number])
 

@@ -7,7 +7,7 @@ moments (stored_moments.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,11 +94,17 @@ def lookups(s: Statement, cast: Cast, named: Mapping[str, Block]) -> list[Lookup
     return [Lookup(group.table, pair, (group.begin, group.end)) for group in found]
 
 
+def casting(s: Statement, cast: Cast, units: int) -> Callable[[Any], NDArray[np.int32]]:
+    """What makes the casts of stored numbers, (units, ..), on the host; a block's padding is cast like all else."""
+    parts = [(slice(group.begin, group.end), table(s, group.table)) for group in groups(s, cast, units)]
+
+    def casts(argument: Any) -> NDArray[np.int32]:
+        numbers = place_of(argument).get(argument)
+        return np.concatenate([pairs[numbers[part]] for part, pairs in parts])
+
+    return casts
+
+
 def cast_block(s: Statement, cast: Cast, argument: Any) -> NDArray[np.uint16]:
-    """The casts of an argument's stored numbers, (units, ..), on the host; a block's padding is cast like all else."""
-    numbers = place_of(argument).get(argument)
-    parts = [
-        table(s, group.table).astype(np.uint16)[numbers[group.begin : group.end]]
-        for group in groups(s, cast, len(numbers))
-    ]  # fmt: skip
-    return np.concatenate(parts)
+    """The result's table from the argument's."""
+    return casting(s, cast, len(argument))(argument).astype(np.uint16)

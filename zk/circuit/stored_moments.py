@@ -1,18 +1,20 @@
 """Adam's moments of a layer with GaLore, stored in 8 bits after every step, as COAT stores them (Xi et al. 2024).
 
-    M_t     = decay[1] m_t + weights[0] R_t,       x_t = floor(M_t / 2^b),        m_{t+1} = cast(x_t)
-    V_t     = decay[1] s_t^2 + weights[0] R_t^2,   S_t = floor(sqrt(V_t / 2^b)),  s_{t+1} = cast(S_t)         the second kernel
-    U_t     = floor(M_t / (S_t + epsilon));        m_0 = s_0 = 0
+    M_t     = decay_1 m_t + weight_1 R_t + offset,                      x_t = floor(M_t / 2^b),        m_{t+1} = cast(x_t)
+    V_t     = decay_2 (s_t^2 + s_t) + weight_2 R_t^2 + quarter,         S_t = floor(sqrt(V_t / 2^b)),  s_{t+1} = cast(S_t)
+    U_t     = floor(M_t / (S_t + epsilon));                             m_0 = s_0 = 0
 
-The second moment is stored through its root. cast is E4M3 after range expansion (expanded.py), looked up (casts.py), which is
-the range check of x and S as well. M and V are not committed: with rest = M - 2^b x, M is 2^b x + rest, so one relation says
-what M is and the quotient takes it from there. What a step begins with is what the step before stored, so a claim on M is one
-on R, on m one step earlier, and on the segment's start."""
+The second moment is stored through its root. Each step has public coefficients of its own, so that small changes are not lost
+in rounding (dither.py). cast is E4M3 after range expansion (expanded.py), looked up (casts.py), which is the range check of x
+and S as well. M and V are not committed: with rest = M - 2^b x, M is 2^b x + rest, so one relation says what M is and the
+quotient takes it from there. What a step begins with is what the step before stored, so a claim on M is one on R, on m one step
+earlier, and on the segment's start."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from zkaudit.zk.block import SIGN_OFFSET, Block
 from zkaudit.zk.channel import Channel
 from zkaudit.zk.circuit import casts
 from zkaudit.zk.circuit.arithmetic import Integers, add_signed, floor_root
+from zkaudit.zk.circuit.dither import Coefficients
 from zkaudit.zk.claims import Claim, Form
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.field import Array
@@ -49,13 +52,19 @@ class StoredMoments:
         j, shape = self.layer.layer, self.layer.shape
         return [Block(name, shape.highs, shape.lows) for name in (f"first{j}.exact", f"first{j}", f"root{j}", f"second{j}")]
 
+    @cached_property
+    def coefficients(self) -> Coefficients:
+        """Those of the segment's steps."""
+        s, spec = self.layer.statement, self.layer.spec
+        return Coefficients.of(spec.beta1, spec.beta2, spec.moment_bits, s.first_step, s.steps)
+
     def verifier_work(self) -> int:
         """What a verifier's time grows with beyond the tables' sides."""
         return 0
 
     def claims(self, named: dict[str, Block], channel: Channel) -> list[Claim]:
         """Root, what M is, quotient; then what is stored last is the segment's end, and a chain begins with zeros."""
-        layer, claiming = self.layer, _Claiming(self.layer, named)
+        layer, claiming = self.layer, _Claiming(self.layer, named, self.coefficients)
         found = layer.root.claims(named, channel, claiming.add_second)
         units, samples = layer.shape.weights(channel, "moment")
         rounded = Claim(Linear())
@@ -70,13 +79,10 @@ class StoredMoments:
         layer, spec, j = self.layer, self.layer.spec, self.layer.layer
         steps = np.ascontiguousarray(projected.reshape(len(projected), -1, layer.rank).transpose(1, 0, 2))
         means, squares = np.empty_like(steps), np.empty_like(steps)
-        store_first, store_second = (self._storing(kind) for kind in ("first", "second"))
-        (decay_1, weight_1), (decay_2, weight_2) = (
-            (kernel.decay[1], kernel.weights[0]) for kernel in (spec.first_kernel, spec.second_kernel)
-        )
+        store_first, store_second, c = self._storing("first"), self._storing("second"), self.coefficients
         for t, fresh in enumerate(steps):
-            means[t] = decay_1 * first + weight_1 * fresh
-            squares[t] = decay_2 * second * second + weight_2 * fresh * fresh
+            means[t] = c.decay_1[t] * first + c.weight_1[t] * fresh + c.offset[t]
+            squares[t] = c.decay_2[t] * (second * second + second) + c.weight_2[t] * fresh * fresh + c.quarter[t]
             first = store_first(means[t] >> spec.moment_bits)
             second = store_second(floor_root(squares[t] >> spec.moment_bits))
         mean, square = (values.transpose(1, 0, 2).reshape(projected.shape) for values in (means, squares))
@@ -93,16 +99,16 @@ class StoredMoments:
         stored = [place_of(table).get(table)[: layer.kept, last].astype(np.int64) for table in (first, second)]
         return [stored[0] - SIGN_OFFSET, stored[1]]
 
-    def _storing(self, kind: str) -> Any:
+    def _storing(self, kind: str) -> Callable[[Integers], Integers]:
         """What casts a step's numbers, (kept units, rank)."""
         s, layer, offset = self.layer.statement, self.layer, SIGN_OFFSET if kind == "first" else 0
-        cast = casts.of_layer(s, kind, layer.layer)
+        casting = casts.casting(s, casts.of_layer(s, kind, layer.layer), layer.kept)
 
         def store(numbers: Integers) -> Integers:
             stored = numbers + offset
             if stored.size and (int(stored.min()) < 0 or int(stored.max()) >= 1 << 16):
                 raise BadInput(f"the {kind} moment of layer {layer.layer} leaves 16 bits")
-            return casts.cast_block(s, cast, stored).astype(np.int64) - offset
+            return casting(stored).astype(np.int64) - offset
 
         return store
 
@@ -111,26 +117,27 @@ class StoredMoments:
 class _Claiming:
     layer: Projected
     named: dict[str, Block]
+    coefficients: Coefficients
 
     def add_first(self, claim: Claim, units: Array, samples: Array) -> None:
         """<M, units x samples>."""
-        j, kernel = self.layer.layer, self.layer.spec.first_kernel
-        at_start, earlier = self._earlier(samples)
-        add_signed(claim, self.named[f"projected{j}"], kernel.weights[0], units, samples)
-        add_signed(claim, self.named[f"first{j}"], kernel.decay[1], units, earlier)
-        claim.add_block(self.named[f"start.first{j}"], kernel.decay[1], units, at_start)
+        j, c = self.layer.layer, self.coefficients
+        at_start, earlier = self._earlier(self._scaled(samples, c.decay_1))
+        add_signed(claim, self.named[f"projected{j}"], 1, units, self._scaled(samples, c.weight_1))
+        add_signed(claim, self.named[f"first{j}"], 1, units, earlier)
+        claim.add_block(self.named[f"start.first{j}"], 1, units, at_start)
+        claim.add_constant(field.total(units) * field.total(self._scaled(samples, c.offset)))
 
     def add_second(self, claim: Claim, coefficient: int, units: Array, samples: Array) -> None:
         """coefficient * <V, units x samples>."""
-        j, kernel = self.layer.layer, self.layer.spec.second_kernel
-        at_start, earlier = self._earlier(samples)
-        for name, offset, factor, places in (
-            (f"projected{j}", SIGN_OFFSET, kernel.weights[0], samples),
-            (f"second{j}", 0, kernel.decay[1], earlier),
-            (f"start.second{j}", 0, kernel.decay[1], at_start),
-        ):
-            number = Form(-offset, ((1, name),))
-            claim.add_product(self.named[name], number, number, coefficient * factor, units, places)
+        j, c = self.layer.layer, self.coefficients
+        at_start, earlier = self._earlier(self._scaled(samples, c.decay_2))
+        projected, fresh = Form(-SIGN_OFFSET, ((1, f"projected{j}"),)), self._scaled(samples, c.weight_2)
+        claim.add_product(self.named[f"projected{j}"], projected, projected, coefficient, units, fresh)
+        for name, places in ((f"second{j}", earlier), (f"start.second{j}", at_start)):
+            root, above = (Form(constant, ((1, name),)) for constant in (0, 1))
+            claim.add_product(self.named[name], root, above, coefficient, units, places)
+        claim.add_constant(coefficient * field.total(units) * field.total(self._scaled(samples, c.quarter)))
 
     def add_rounded(self, claim: Claim, coefficient: int, units: Array, samples: Array) -> None:
         """coefficient * <2^b x + rest, units x samples>."""
@@ -154,6 +161,10 @@ class _Claiming:
         nothing = Claim(Linear())
         nothing.add_block(self.named[f"start.{name}"], 1, units, edges)
         return [same, nothing]
+
+    def _scaled(self, samples: Array, numbers: Integers) -> Array:
+        """Weights over (step, place), each step's times its number."""
+        return field.mul(samples, field.from_small(np.repeat(numbers, self.layer.rank)))
 
     def _earlier(self, samples: Array) -> tuple[Array, Array]:
         """Weights over (step, place) as those on what a step begins with: on the start, and on what each step stored."""
