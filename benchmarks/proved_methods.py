@@ -32,9 +32,12 @@ METHODS: dict[str, tuple[str, str, float, dict[str, dict[str, Any]]]] = {
     "galore adam, r = 16": ("galore", "fixed", 0.01, {"galore": {"rank": 16}}),
     "galore adam, random, r = 16": ("galore", "fixed", 0.02, {"galore": {"rank": 16, "basis": "random"}}),
     "galore sgd, r = 16": ("galore", "fixed", 0.2, {"galore": {"rank": 16, "optimizer": "sgd"}}),
+    "galore adam, fp8 states, r = 4": ("galore", "fixed", 0.01, {"galore": {"rank": 4, "states": "fp8"}}),
+    "galore adam, fp8 states, r = 16": ("galore", "fixed", 0.01, {"galore": {"rank": 16, "states": "fp8"}}),
     "lora, r = 8": ("lora", "fixed", 0.2, {"lora": {"rank": 8}}),
     "lora, r = 8, tuned": ("lora", "fixed", 0.1, {"lora": {"rank": 8}}),
     "fp8, galore adam, r = 8": ("galore", "fp8", 0.01, {"galore": {"rank": 8}}),
+    "fp8, galore adam, fp8 states, r = 8": ("galore", "fp8", 0.01, {"galore": {"rank": 8, "states": "fp8"}}),
     "fp8, lora, r = 8": ("lora", "fp8", 0.2, {"lora": {"rank": 8}}),
     "fp8, lora, r = 8, tuned": ("lora", "fp8", 0.1, {"lora": {"rank": 8}}),
 }
@@ -78,20 +81,34 @@ def trained_before(hidden: tuple[int, ...], dataset: Dataset, seed: int) -> torc
     return network
 
 
+def kept(path: Path | None, chosen: list[str]) -> list[dict[str, Any]]:
+    """The rows that are there of methods that are not measured now."""
+    if path is None or not path.exists():
+        return []
+    return [row for row in json.loads(path.read_text())["runs"] if row["method"] not in chosen]
+
+
+def place(row: dict[str, Any]) -> tuple[int, int]:
+    """Where a row stands: by network, then by method."""
+    return NETWORKS.index((row["data"], tuple(row["hidden"]))), list(METHODS).index(row["method"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", metavar="METHOD", nargs="*", help=f"only these of: {', '.join(METHODS)}")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the results there")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the results there, beside those of other methods")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
+    chosen = arguments.methods or list(METHODS)
+    rows = kept(arguments.json, chosen)
     for source, hidden in NETWORKS:
-        for name in arguments.methods or METHODS:
+        for name in chosen:
             found = [accuracies(source, hidden, name, seed) for seed in SEEDS]
             exact, wanted = (statistics.mean(x) for x in zip(*found, strict=True))
             row = {"data": source, "hidden": list(hidden), "method": name, "fixed": exact, "float": wanted, "seeds": found}
             rows.append({**row, "points": 100 * (exact - wanted)})
-            print(f"{source:16}{'-'.join(map(str, hidden)):10}{name:30}{exact:8.2%}{wanted:8.2%}{100 * (exact - wanted):+7.2f}")
+            rows.sort(key=place)
+            print(f"{source:16}{'-'.join(map(str, hidden)):10}{name:37}{exact:8.2%}{wanted:8.2%}{100 * (exact - wanted):+7.2f}")
             if arguments.json:
                 arguments.json.write_text(json.dumps({"steps": STEPS, "batch": BATCH, "runs": rows}, indent=1) + "\n")
 

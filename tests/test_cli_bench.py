@@ -81,9 +81,25 @@ def test_square_loss_on_a_network_by_parameters(tmp_path: Path) -> None:
     assert result["parameters"] == parameters_of(widths_of(3000, 2))
 
 
+@pytest.mark.slow
+def test_a_method_is_measured_beside_plain_sgd(tmp_path: Path) -> None:
+    """GaLore with moments in 8 bits: four numbers more an entry than with exact ones."""
+    shape = ("--widths", "5,6,4,3", "--batch", "3", "--steps", "3", "--threads", "1", "--method", "galore", "--rank", "2")
+    found = {}
+    for states in ("exact", "fp8"):
+        printed = succeed("bench", "prove", *shape, "--states", states, "--json", tmp_path / "result.json")
+        assert ("moments in 8 bits" in printed) == (states == "fp8")
+        found[states] = json.loads((tmp_path / "result.json").read_text())
+        assert found[states]["states"] == states
+        assert found[states]["ratios"]["lookups"] > 1
+    assert found["exact"]["galore"]["committed_bits"] < found["fp8"]["galore"]["committed_bits"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
+        (("--states", "fp8"), "--method galore"),
+        (("--states", "fp8", "--method", "lora"), "--method galore"),
         (("--widths", "5,3", "--layers", "2"), "--widths"),
         (("--layers", "2"), "--parameters"),
         (("--parameters", "50", "--layers", "9"), "too few"),

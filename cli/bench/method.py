@@ -61,6 +61,7 @@ def compare(shape: Shape, thread_count: int, where: str) -> dict[str, Any]:
         "threads": thread_count,
         "method": shape.method,
         "rank": shape.rank,
+        **({"states": shape.states} if shape.method == "galore" else {}),
         "widths": list(shape.widths),
         "parameters": shape.parameters,
         "batch": shape.batch,
@@ -76,6 +77,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     method, ratios = result["method"], result["ratios"]
     network = f"{'-'.join(map(str, result['widths']))}, {result['parameters']} parameters, batch {result['batch']}"
     rank = "" if method == "fp8" else f", rank {result['rank']}"
+    rank += ", moments in 8 bits" if result.get("states") == "fp8" else ""
     shown = [named_line("network", network), named_line("compared", f"{method}{rank} with plain SGD, {result['steps']} steps")]
     for name, ratio in ratios.items():
         what = name.replace("seconds_per_update", "update").replace("_", " ").removesuffix(" seconds")

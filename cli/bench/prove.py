@@ -138,9 +138,11 @@ def _shape(arguments: argparse.Namespace) -> Shape:
         widths = widths_of(parameters, layers or DEFAULT_LAYERS)
     if arguments.method is None and arguments.rank is not None:
         raise BadInput("--rank is of GaLore or LoRA: name one with --method")
+    if arguments.method != "galore" and arguments.states is not None:
+        raise BadInput("--states is of GaLore's moments: say --method galore too")
     return Shape(
         widths or DIGITS, arguments.batch, arguments.steps, arguments.loss, arguments.segment_steps, arguments.rows,
-        arguments.method or "sgd", arguments.rank or 8,
+        arguments.method or "sgd", arguments.rank or 8, arguments.states or "exact",
     )  # fmt: skip
 
 
@@ -193,6 +195,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loss", choices=tuple(LOSS_NAMES), default="cross_entropy", help="(default: cross_entropy)")
     parser.add_argument("--method", choices=METHODS, help="measure this method's updates beside plain SGD's, in turns")
     parser.add_argument("--rank", type=positive, metavar="R", help="of GaLore or LoRA (default: 8)")
+    parser.add_argument("--states", choices=("exact", "fp8"), help="of GaLore's Adam: moments in 8 bits (default: exact)")
     parser.add_argument("--segment-steps", type=positive, metavar="N", help="steps in a segment (default: what memory allows)")
     threads.add_option(parser)
     device.add_option(parser)
@@ -204,6 +207,7 @@ examples:
   zkaudit bench prove                                                   # digits, 64-128-64-10, 100 steps
   zkaudit bench prove --parameters 10000000 --layers 8 --steps 64 --json ten-million.json
   zkaudit bench prove --method galore --rank 64                         # beside plain SGD, both proved in turns
+  zkaudit bench prove --method galore --states fp8                      # with moments stored in 8 bits
   zkaudit bench prove --widths 100,300,300,10 --batch 32 --steps 16 --loss square
 
 The rule: 10 outputs; hidden layers equally wide, the largest power of two that leaves at least as many inputs; the inputs

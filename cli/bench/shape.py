@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from zkaudit.training.config import RunConfig
     from zkaudit.training.data import Dataset
+    from zkaudit.training.method_config import GaLoreConfig
 
 DIGITS = (64, 128, 64, 10)
 OUTPUTS = 10
@@ -35,6 +36,7 @@ class Shape:
     rows: int | None = None
     method: str = "sgd"  # or one of METHODS
     rank: int = 8  # of GaLore and LoRA
+    states: str = "exact"  # GaLore's moments, or "fp8"
 
     @property
     def parameters(self) -> int:
@@ -100,7 +102,7 @@ def run_of(shape: Shape) -> tuple[RunConfig, Dataset, nn.Sequential | None]:
     """Configuration, data and start model (None for the trainer's own); loads torch."""
     from zkaudit.training.config import DataConfig, FixedPoint, ModelConfig, RunConfig, TrainingConfig
     from zkaudit.training.data import load
-    from zkaudit.training.method_config import GaLoreConfig, LoRAConfig
+    from zkaudit.training.method_config import LoRAConfig
 
     source = DataConfig("digits", 0.25)
     rate = 0.01 if shape.method == "galore" else shape.learning_rate  # Adam's
@@ -109,12 +111,18 @@ def run_of(shape: Shape) -> tuple[RunConfig, Dataset, nn.Sequential | None]:
     training = TrainingConfig(shape.loss, shape.batch, shape.steps, rates, "benchmark", method, precision)
     config = RunConfig(
         source, ModelConfig(shape.widths[1:-1]), training, FixedPoint(8, 12, 32),
-        GaLoreConfig(shape.rank, gap=min(50, shape.steps), scale=1.0, projection_bits=12) if shape.method == "galore" else None,
+        _galore_of(shape) if shape.method == "galore" else None,
         LoRAConfig(shape.rank) if shape.method == "lora" else None,
     )  # fmt: skip
     if shape.on_digits:
         return config, load(source), None
     return config, _random_data(shape), _random_model(shape.widths)
+
+
+def _galore_of(shape: Shape) -> GaLoreConfig:
+    from zkaudit.training.method_config import GaLoreConfig
+
+    return GaLoreConfig(shape.rank, gap=min(50, shape.steps), scale=1.0, projection_bits=12, states=shape.states)
 
 
 def _random_data(shape: Shape) -> Dataset:

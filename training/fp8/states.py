@@ -33,7 +33,7 @@ METHOD = Method(
     changes=("memory",),
     effect="1.54 times less end-to-end memory than BF16 together with coat-activations, with nearly the same loss",
     library="torchao.optim.AdamWFp8 stores moments in FP8 too, with a scale a group and no expansion",
-    provable="no: casts and roots have relations (docs/proved-methods.md), but no statement has moments in FP8",
+    provable="yes for GaLore's Adam, with static ranges instead of a group's own: docs/proved-methods.md",
     server_sees="an update of full rank; its rounding leaves noise of the size of an FP8 step",
     use="""
 optimizer = CoatAdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95))
