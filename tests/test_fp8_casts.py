@@ -75,7 +75,7 @@ def test_a_table_pairs_every_stored_number_with_its_stored_cast(kind: str, shift
     """Of a statement with this scale; casts fill the 16 bits of their blocks and no more."""
     bits = PLAIN.gradient_bits if offset else PLAIN.activation_bits
     statement = fp8_of(PLAIN, kind, gradient=shift - bits) if offset else fp8_of(PLAIN, activation=shift - bits)
-    number = casts.groups(statement, casts.of_layer(statement, "ga" if offset else "p", 1), 4)[0].table
+    number = casts.groups(casts.of_layer(statement, "ga" if offset else "p", 1), casts.numbers(statement), 4)[0].table
     arguments, results = table_columns(statement, number)
     assert (arguments == STORED).all()
     assert (results - offset == decoded(codes(STORED - offset, kind, shift), kind, shift)).all()

@@ -43,7 +43,7 @@ def test_a_group_cast_with_another_group_s_scale_is_refused(name: str, layer: in
     witness = honest(train(GROUPED))
     cast = casts.of_layer(GROUPED, name, layer)
     stored, made = witness.tables[cast.argument], witness.tables[cast.result].copy()
-    first, second = casts.groups(GROUPED, cast, len(stored))
+    first, second = casts.groups(cast, casts.numbers(GROUPED), len(stored))
     # A number that the two scales cast otherwise, in the second group's padding, which no relation but the lookup is about.
     other = casts.table(GROUPED, first.table)[stored[second.begin : second.end]]
     differ = np.argwhere(other != made[second.begin : second.end])

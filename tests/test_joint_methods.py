@@ -168,7 +168,7 @@ METHODS: list[dict[str, Any]] = [
     {"galore": GaLoreConfig(3, scale=1.0, basis="random")},
     {"galore": GaLoreConfig(3, scale=1.0, basis="random", optimizer="sgd", side="right")},
     {"galore": GaLoreConfig(3, scale=1.0, basis="random", optimizer="sgd", gap=1)},
-    {"galore": GaLoreConfig(3, scale=1.0, basis="random", states="fp8", first_exponents=12, second_exponents=12)},
+    {"galore": GaLoreConfig(3, scale=1.0, basis="random", states="fp8", first_exponents=((12, 11), 12), second_exponents=12)},
     {"lora": LoRAConfig(3, alpha=6.0)},
     {"lora": LoRAConfig(2, layers=(2,)), "fp8": True},
     {"galore": GaLoreConfig(3, scale=1.0, basis="random"), "fp8": True},

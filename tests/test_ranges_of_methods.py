@@ -76,7 +76,7 @@ def test_casts_of_gradients_are_not_looked_up_among_activations() -> None:
     s = fp8_liars.CASTING
     tables = casts.tables(s)
     assert len(set(tables.values())) == len(tables) == 2
-    numbers = {casts.groups(s, casts.of_layer(s, name, j), 8)[0].table for name in ("p", "ga") for j in (0, 1)}
+    numbers = {casts.groups(casts.of_layer(s, name, j), casts.numbers(s), 8)[0].table for name in ("p", "ga") for j in (0, 1)}
     assert numbers == tables.keys()
 
 

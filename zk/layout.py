@@ -112,6 +112,10 @@ class Layout:
         return [*lora.ranges(self.statement, self.samples), *galore.ranges(self.statement)]
 
     @cached_property
+    def _cast_tables(self) -> dict[tuple[str, int], int]:
+        return casts.numbers(self.statement)
+
+    @cached_property
     def multiplicities(self) -> list[Block]:
         return [Block(f"count.{table}", 1, 1 << table_bits(table)) for table in self.tables]
 
@@ -149,7 +153,7 @@ class Layout:
             found += [Lookup(ACTIVATION_RANGE, (named[name],)) for name in ranged]
             found.append(Lookup(EXPONENTIAL, (named["d"], named["e"])))
         found += [Lookup(bits, (block,)) for block, bits in self._of_methods]
-        found += [lookup for cast in casts.of_moments(s) for lookup in casts.lookups(s, cast, named)]
+        found += [lookup for cast in casts.of_moments(s) for lookup in casts.lookups(cast, self._cast_tables, named)]
         if s.segment == 0:
             found.append(Lookup(ACTIVATION_RANGE, (named["x"],)))
             found.append(Lookup(1 if s.loss == "cross_entropy" else ACTIVATION_RANGE, (named["y"],)))
@@ -165,7 +169,7 @@ class Layout:
         """The range of P or GA', with FP8 that of the pair with its cast, for each group of units that has a scale."""
         if self.statement.fp8 is None:
             return [Lookup(ACTIVATION_RANGE, (named[f"{name}{j}"],))]
-        return casts.lookups(self.statement, casts.of_layer(self.statement, name, j), named)
+        return casts.lookups(casts.of_layer(self.statement, name, j), self._cast_tables, named)
 
     def _layer(self, j: int) -> list[Block]:
         s = self.statement

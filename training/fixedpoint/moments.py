@@ -88,6 +88,10 @@ class ExactMoments(Moments):
 class StoredMoments(Moments):
     """Casts of the first moment and of the second one's root."""
 
+    def __init__(self, method: GaLore, j: int, before: Sequence[Tensor]) -> None:
+        super().__init__(method, j, before)
+        self._tables: dict[tuple[str, int], Tensor] = {}  # where the numbers are
+
     def begin(self) -> None:
         """Nothing: a change of basis leaves moments as they are."""
 
@@ -112,8 +116,9 @@ class StoredMoments(Moments):
         exponents, width = (given, GROUP) if isinstance(given, tuple) else ((given,), values.shape[1])
         offset, parts = OFFSET if kind == "first" else 0, []
         for exponent, part in zip(exponents, torch.split(values, width, 1), strict=True):
-            table = torch.from_numpy(expanded.table(kind, exponent)).to(values.device)
-            parts.append(table[part + offset] - offset)
+            if (kind, exponent) not in self._tables:
+                self._tables[kind, exponent] = torch.from_numpy(expanded.table(kind, exponent)).to(values.device)
+            parts.append(self._tables[kind, exponent][part + offset] - offset)
         return torch.cat(parts, 1).to(torch.float64)
 
 

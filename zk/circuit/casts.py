@@ -76,19 +76,23 @@ def table(s: Statement, number: int) -> NDArray[np.int32]:
     return fp8.table(s, kind, exponent) if kind in fp8.FIELDS else expanded.table(kind, exponent)
 
 
-def groups(s: Statement, cast: Cast, highs: int) -> list[Group]:
-    """Of so many units of a block: one, or one for each GROUP of units; a block's padding units are among them."""
-    numbers = {kind: number for number, kind in tables(s).items()}
+def numbers(s: Statement) -> dict[tuple[str, int], int]:
+    """Kind and exponent -> table number."""
+    return {kind: number for number, kind in tables(s).items()}
+
+
+def groups(cast: Cast, known: Mapping[tuple[str, int], int], units: int) -> list[Group]:
+    """Of so many units of a block, given `numbers`: one, or one for each GROUP of units, a block's padding among them."""
     if len(cast.exponents) == 1:
-        return [Group(0, highs, numbers[cast.kind, cast.exponents[0]])]
-    last, parts = len(cast.exponents) - 1, range(-(-highs // GROUP))
-    return [Group(g * GROUP, (g + 1) * GROUP, numbers[cast.kind, cast.exponents[min(g, last)]]) for g in parts]
+        return [Group(0, units, known[cast.kind, cast.exponents[0]])]
+    last, parts = len(cast.exponents) - 1, range(-(-units // GROUP))
+    return [Group(g * GROUP, (g + 1) * GROUP, known[cast.kind, cast.exponents[min(g, last)]]) for g in parts]
 
 
-def lookups(s: Statement, cast: Cast, named: Mapping[str, Block]) -> list[Lookup]:
-    """The pair's, for each group of units that has an exponent."""
+def lookups(cast: Cast, known: Mapping[tuple[str, int], int], named: Mapping[str, Block]) -> list[Lookup]:
+    """The pair's, given `numbers`, for each group of units that has an exponent."""
     pair = named[cast.argument], named[cast.result]
-    found = groups(s, cast, pair[0].highs)
+    found = groups(cast, known, pair[0].highs)
     if len(found) == 1:
         return [Lookup(found[0].table, pair)]
     return [Lookup(group.table, pair, (group.begin, group.end)) for group in found]
@@ -96,11 +100,11 @@ def lookups(s: Statement, cast: Cast, named: Mapping[str, Block]) -> list[Lookup
 
 def casting(s: Statement, cast: Cast, units: int) -> Callable[[Any], NDArray[np.int32]]:
     """What makes the casts of stored numbers, (units, ..), on the host; a block's padding is cast like all else."""
-    parts = [(slice(group.begin, group.end), table(s, group.table)) for group in groups(s, cast, units)]
+    parts = [(slice(group.begin, group.end), table(s, group.table)) for group in groups(cast, numbers(s), units)]
 
     def casts(argument: Any) -> NDArray[np.int32]:
-        numbers = place_of(argument).get(argument)
-        return np.concatenate([pairs[numbers[part]] for part, pairs in parts])
+        stored = place_of(argument).get(argument)
+        return np.concatenate([pairs[stored[part]] for part, pairs in parts])
 
     return casts
 
