@@ -10,8 +10,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from cast_reference import cast, nearest_code, numbers
 from left_out import plus
-from method_reference import cast, method_run, nearest_code, numbers
+from method_reference import method_run
 from method_segments import Trained, data_of, fp8_of, lying, train
 from test_soundness import at
 

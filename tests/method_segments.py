@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from method_reference import Data, cast, cast_moment, method_run
+from cast_reference import cast, cast_moment
+from method_reference import Data, method_run
 
-from zkaudit.zk import curve, hyrax, methods
+from zkaudit.zk import methods
 from zkaudit.zk.backend import HOST, Place
-from zkaudit.zk.block import SIGN_OFFSET, Block
-from zkaudit.zk.channel import Blinder
+from zkaudit.zk.block import SIGN_OFFSET
 from zkaudit.zk.circuit import galore
 from zkaudit.zk.circuit.arithmetic import split
 from zkaudit.zk.circuit.galore import Projected
 from zkaudit.zk.circuit.moments import SECOND_BITS
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.methods import FP8, Exponents, GaLore, LoRA
-from zkaudit.zk.opening import Opening
 from zkaudit.zk.sampling import batch_rows
-from zkaudit.zk.statement import Statement, check, derive_batch_seed, end_bound
-from zkaudit.zk.tables import data_tables, placed, weight_tables
-from zkaudit.zk.testing.segments import Committed, MemoryTrace, Tamper, example, statement_of
+from zkaudit.zk.statement import Statement, check, end_bound
+from zkaudit.zk.tables import placed, weight_tables
+from zkaudit.zk.testing.segments import MemoryTrace, Tamper, example, statement_of
 from zkaudit.zk.witness import Witness, segment_witness
 
 Tables = dict[str, Any]
@@ -204,26 +202,6 @@ def next_segment(before: Trained, bases: dict[tuple[int, int], Any] | None = Non
     return after, replace(before.data, start=start, moments=moments, bases=bases or fresh.bases)
 
 
-def committed(statement: Statement, data: Data, blinder: Blinder | None = None) -> Committed:
-    """A first segment as it is shipped: data, frozen weights and start committed, which fixes batches and random bases; then
-    trained."""
-    blinder, layout = blinder or Blinder(), Layout(statement)
-
-    def opened(blocks: Sequence[Block], tables: Tables) -> Opening:
-        points, blindings = hyrax.commit(blocks, tables, statement.columns, blinder)
-        return Opening(statement.columns, curve.compress(points), blindings, "")
-
-    begun = Trained(statement, data, {})
-    of_data = opened(layout.data, data_tables(layout, data.inputs, data.targets, data.frozen))
-    start = opened(layout.start, weight_tables(layout, "start", [*data.start, *begun.moments]))
-    statement = replace(statement, data=of_data.commitment, start=start.commitment)
-    statement = replace(statement, batch_seed=derive_batch_seed(statement))
-    witness = honest(train(statement, data))
-    end = opened(layout.end, witness.tables)
-    statement = replace(statement, end=end.commitment)
-    return Committed(statement, Witness(Layout(statement), witness.tables, witness.batches), [of_data, start, end])
-
-
 def method_tables(made: Trained) -> Tables:
     """What the methods commit to, and the end, straight from the arrays; rests and slacks fit them, whatever they say."""
     s, layout, found = made.statement, Layout(made.statement), dict[str, Any]()
@@ -240,15 +218,18 @@ def method_tables(made: Trained) -> Tables:
 
 
 def _gradient_casts(made: Trained, j: int) -> Any:
-    """With their offset, in a whole block: beside them stands what padding, a stored zero, is cast to."""
-    s, block = made.statement, Layout(made.statement).named[f"ga{j}.cast"]
+    s, highs = made.statement, Layout(made.statement).named[f"ga{j}.cast"].highs
     assert s.fp8
-    exponents = s.fp8.of_group("gradient_exponents", j)
-    groups = (exponents[min(unit // 16, len(exponents) - 1)] for unit in range(block.highs))
-    padding = [[cast(-SIGN_OFFSET, s.fp8.gradient_format, exponent + s.gradient_bits)] for exponent in groups]
-    table, casts = np.repeat(padding, block.lows, axis=1), _samples(made, f"gcast{j}")
+    kind, shifts = s.fp8.gradient_format, [x + s.gradient_bits for x in s.fp8.of_group("gradient_exponents", j)]
+    padding = [cast(-SIGN_OFFSET, kind, shift) for shift in shifts]
+    return _whole(_samples(made, f"gcast{j}"), highs, Layout(s).samples, padding) + SIGN_OFFSET
+
+
+def _whole(casts: Any, highs: int, lows: int, padding: list[int]) -> Any:
+    """A whole block: beside the casts stands what padding, a stored zero, is cast to, in each group of units."""
+    table = np.repeat([[padding[min(unit // 16, len(padding) - 1)]] for unit in range(highs)], lows, axis=1)
     table[: casts.shape[0], : casts.shape[1]] = casts
-    return table + SIGN_OFFSET
+    return table
 
 
 def _galore_tables(made: Trained, layer: Projected) -> Tables:
@@ -281,16 +262,11 @@ def _galore_tables(made: Trained, layer: Projected) -> Tables:
 
 
 def _stored_tables(made: Trained, layer: Projected) -> Tables:
-    """Casts fill their blocks: beside the numbers stands what padding, a stored zero, is cast to."""
-    j, spec, shape = layer.layer, layer.spec, layer.shape
+    j, shape = layer.layer, layer.shape
     found = {f"first{j}.exact": _samples(made, f"exact{j}") + SIGN_OFFSET, f"first{j}.rest": _samples(made, f"exact_rest{j}")}
     for kind, offset in (("first", SIGN_OFFSET), ("second", 0)):
-        exponents = spec.of_group(f"{kind}_exponents", j)
-        groups = (exponents[min(unit // 16, len(exponents) - 1)] for unit in range(shape.highs))
-        table = np.repeat([[cast_moment(-offset, kind, exponent)] for exponent in groups], shape.lows, axis=1)
-        casts = _samples(made, f"{kind}{j}")
-        table[: casts.shape[0], : casts.shape[1]] = casts
-        found[f"{kind}{j}"] = table + offset
+        padding = [cast_moment(-offset, kind, exponent) for exponent in layer.spec.of_group(f"{kind}_exponents", j)]
+        found[f"{kind}{j}"] = _whole(_samples(made, f"{kind}{j}"), shape.highs, shape.lows, padding) + offset
     return found
 
 

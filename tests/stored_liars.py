@@ -7,9 +7,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from cast_reference import cast_moment, code_value
 from galore_liars import ADAM, DATA, SPEC, tables_of
 from left_out import plus
-from method_reference import cast_moment, code_value, dithered
+from method_reference import dithered
 from method_segments import Trained, data_of, lying, stored_of, train
 from test_soundness import at
 

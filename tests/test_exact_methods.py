@@ -268,18 +268,6 @@ def test_kernels_are_the_powers_of_the_decay_to_a_unit(beta: int, bits: int, len
     assert all(abs(y - x * (1 - Fraction(beta, 1024))) <= slack for y, x in zip(weights, exact, strict=False))
 
 
-def test_training_goes_on_from_stored_moments_in_the_middle_of_nothing_else() -> None:
-    """What was stored is all that the next step needs."""
-    s = replace(VARIANTS["galore, stored, whole gap"], rates=(40,) * 7)
-    data = data_of(s)
-    whole, begun = run(s, data), len(data.start)
-    state = whole.states[3]
-    rest = run(s, replace(data, start=state[:begun]), 4, [*state[begun::2], *state[begun + 1 :: 2]])
-    assert all((a[4:] == rest.arrays[name]).all() for name, a in whole.arrays.items())
-    assert all((a == b).all() for a, b in zip(whole.states[-1], rest.states[-1], strict=True))
-    assert any(state[begun + k].any() for k in range(2))
-
-
 def test_a_root_or_direction_beyond_16_bits_stops_the_trainer() -> None:
     """Where the proof could not follow: the direction of a first moment that is large beside the second one's root."""
     s = VARIANTS["galore, random"]

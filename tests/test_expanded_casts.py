@@ -7,9 +7,9 @@ from math import ceil
 
 import pytest
 import torch
+from cast_reference import cast_moment, code_value, numbers, range_of
 from hypothesis import given
 from hypothesis import strategies as st
-from method_reference import cast_moment, code_value, numbers, range_of
 
 from zkaudit.training.fixedpoint.expansion import stored
 from zkaudit.training.fp8 import codes

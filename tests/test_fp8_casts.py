@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import method_reference
+import cast_reference
 import numpy as np
 import pytest
 import torch
@@ -58,12 +58,12 @@ def test_casts_are_the_nearest_numbers_of_the_format(form: tuple[str, int, int],
     """Among all numbers that the format's codes stand for, of two the one whose code is even."""
     kind, shift, offset = form
     values = [x - offset for x in stored]
-    assert fp8.cast(np.array(values), kind, shift).tolist() == [method_reference.cast(x, kind, shift) for x in values]
+    assert fp8.cast(np.array(values), kind, shift).tolist() == [cast_reference.cast(x, kind, shift) for x in values]
 
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_the_format_s_numbers_are_those_of_its_finite_codes(kind: str) -> None:
-    known = method_reference.numbers(kind)
+    known = cast_reference.numbers(kind)
     every = decoded(np.arange(len(known), dtype=np.uint8), kind, 0)
     assert every.tolist() == [float(x) for x in known]
     assert not np.isfinite(decoded(np.array([len(known)], np.uint8), kind, 0)).any()

@@ -5,7 +5,7 @@ could fail: completeness, binding, one false entry anywhere, and hiding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -15,14 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from method_segments import committed, data_of, fp8_of, galore_of, lora_of, stored_of
+from method_reference import Data
+from method_segments import Trained, data_of, fp8_of, galore_of, honest, lora_of, stored_of, train
 from test_protocol_of_training import Training
 
-from zkaudit.zk import argument
+from zkaudit.zk import argument, curve, hyrax
+from zkaudit.zk.block import Block
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.layout import Layout
+from zkaudit.zk.opening import Opening
 from zkaudit.zk.statement import Statement, check, derive_batch_seed
-from zkaudit.zk.tables import narrow
+from zkaudit.zk.tables import data_tables, narrow, weight_tables
 from zkaudit.zk.testing import Coins, assert_bound, assert_complete
 from zkaudit.zk.testing.protocol import mutated_fields, refusal, run, simulated
 from zkaudit.zk.testing.segments import Committed, statement_of
@@ -38,6 +41,26 @@ SHAPES = {
     "lora": lora_of(SMALL, (2, 1), 9, 4),
     "fp8": fp8_of(SMALL, activation=-8),
 }
+
+
+def committed(statement: Statement, data: Data, blinder: Blinder | None = None) -> Committed:
+    """A first segment as it is shipped: data, frozen weights and start committed, which fixes batches and random bases; then
+    trained."""
+    blinder, layout = blinder or Blinder(), Layout(statement)
+
+    def opened(blocks: Sequence[Block], tables: dict[str, Any]) -> Opening:
+        points, blindings = hyrax.commit(blocks, tables, statement.columns, blinder)
+        return Opening(statement.columns, curve.compress(points), blindings, "")
+
+    begun = Trained(statement, data, {})
+    of_data = opened(layout.data, data_tables(layout, data.inputs, data.targets, data.frozen))
+    start = opened(layout.start, weight_tables(layout, "start", [*data.start, *begun.moments]))
+    statement = replace(statement, data=of_data.commitment, start=start.commitment)
+    statement = replace(statement, batch_seed=derive_batch_seed(statement))
+    witness = honest(train(statement, data))
+    end = opened(layout.end, witness.tables)
+    statement = replace(statement, end=end.commitment)
+    return Committed(statement, Witness(Layout(statement), witness.tables, witness.batches), [of_data, start, end])
 
 
 class Methods(Training):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from method_segments import VARIANTS, data_of
+from test_exact_methods import run, settings_of
 from test_proved_methods import proved
 from tiny_runs import succeed
 
@@ -13,8 +18,13 @@ from zkaudit.training import config
 from zkaudit.training.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from zkaudit.training.errors import TrainingError
 from zkaudit.training.fixedpoint import prepare
+from zkaudit.training.fixedpoint.moments import Moments
 from zkaudit.training.method_config import GaLoreConfig
 from zkaudit.training.provable import GaLore, as_manifest
+from zkaudit.zk.circuit import dither
+from zkaudit.zk.circuit.galore import layers
+from zkaudit.zk.circuit.stored_moments import StoredMoments
+from zkaudit.zk.errors import BadInput
 from zkaudit.zk.sampling import batch_rows
 
 HIDDEN, WIDTHS = (20, 8), (4, 20, 8, 3)
@@ -84,10 +94,39 @@ def test_the_exact_run_learns_as_the_float_one_does(states: str, tmp_path: Path)
     training = TrainingConfig("cross_entropy", batch, steps, (0.01,) * steps, "s", "galore")
     galore = GaLoreConfig(8, gap=50, scale=1.0, projection_bits=13, states=states)
     made = RunConfig(DataConfig("digits"), ModelConfig((16,), init_seed=1), training, galore=galore)
-    run = prepare(made, tmp_path / "run")
-    result = run.train(batch_rows(bytes(32), run.rows, batch, 0, steps), seed=bytes(32))
+    ours = prepare(made, tmp_path / "run")
+    result = ours.train(batch_rows(bytes(32), ours.rows, batch, 0, steps), seed=bytes(32))
     assert result.test_accuracy > 0.85
     assert abs(result.test_accuracy - result.float_test_accuracy) < 0.02
+
+
+def test_training_goes_on_from_stored_moments_wherever_it_was() -> None:
+    """What was stored is all that the next step needs, within a period too."""
+    s = replace(VARIANTS["galore, stored, whole gap"], rates=(40,) * 7)
+    data = data_of(s)
+    whole, begun = run(s, data), len(data.start)
+    state = whole.states[3]
+    rest = run(s, replace(data, start=state[:begun]), 4, [*state[begun::2], *state[begun + 1 :: 2]])
+    assert all((a[4:] == rest.arrays[name]).all() for name, a in whole.arrays.items())
+    assert all((a == b).all() for a, b in zip(whole.states[-1], rest.states[-1], strict=True))
+    assert any(state[begun + k].any() for k in range(2))
+
+
+def test_a_first_moment_beyond_16_bits_stops_trainer_and_prover() -> None:
+    """A step's factor can take the largest ones there."""
+    assert dither.factor(1) > 1
+    s = VARIANTS["galore, stored"]
+    assert s.galore
+    largest = torch.full((1, 1), 32767, dtype=torch.float64)
+    moments = Moments.of(settings_of(s).galore, 0, [largest, largest])
+    mean, root = moments.averages_after(1, largest)
+    with pytest.raises(TrainingError, match="the first moment leaves 16 bits"):
+        moments.store(mean.to(torch.int64) >> s.galore.moment_bits, root.to(torch.int64))
+    layer = layers(s)[0]
+    full = [np.full((layer.kept, count), 32767, np.int64) for count in (layer.samples, layer.rank, layer.rank)]
+    assert isinstance(layer.moments, StoredMoments)
+    with pytest.raises(BadInput, match="the first moment of layer 0 leaves 16 bits"):
+        layer.moments.tables(*full)
 
 
 @pytest.mark.parametrize("name", ["galore, stored", "stored galore in fp8"])
