@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interpreted_kernels import interpreted
+from interpreted_kernels import assert_compiles, interpreted
 
 from zkaudit.training.fp8 import codes, expansion, states
 from zkaudit.training.fp8.codes import E4M3, E5M2, Format
@@ -18,22 +19,20 @@ from zkaudit.training.fp8.expansion import Expanded
 pytest.importorskip("triton", reason="Triton is not installed")
 
 
-def compiled() -> ModuleType:
-    from zkaudit.training.fp8 import kernels
-
-    return kernels
-
-
-INTERPRETED = interpreted("zkaudit.training.fp8.kernels")
-INTERPRETED.BLOCK = 128  # type: ignore[attr-defined]  # the interpreter's time goes by numbers, those of masked lanes too
+FOLDER = "zkaudit.training.fp8"
+DEVICE_CODES = interpreted(f"{FOLDER}.device_codes")
+DEVICE_CODES.BLOCK = 128  # type: ignore[attr-defined]  # the interpreter's time goes by numbers, those of masked lanes too
+INTERPRETED = {name: interpreted(f"{FOLDER}.{name}", DEVICE_CODES) for name in ("kernels", "state_kernels")}
+for size, smaller in {"PART": 32, "PARTS": 4, "SIDE": 16, "QUANTIZED_SIDE": 8}.items():
+    setattr(INTERPRETED["kernels"], size, smaller)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda sees no GPU")
 MACHINES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
 BOTH = pytest.mark.parametrize("code", [E4M3, E5M2], ids=lambda code: code.name)
 SHAPES = [(1,), (3, 17), (2, 5, 16), (2, 150)]
 
 
-def on(device: str) -> ModuleType:
-    return INTERPRETED if device == "cpu" else compiled()
+def on(device: str, name: str = "kernels") -> ModuleType:
+    return INTERPRETED[name] if device == "cpu" else import_module(f"{FOLDER}.{name}")
 
 
 def wide(shape: tuple[int, ...], seed: int, decades: float = 6.0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -45,7 +44,7 @@ def wide(shape: tuple[int, ...], seed: int, decades: float = 6.0, dtype: torch.d
 
 def same_bits(expected: torch.Tensor, found: torch.Tensor) -> None:
     assert (expected.dtype, expected.shape) == (found.dtype, found.shape)
-    assert torch.equal(expected.view(torch.uint8), found.cpu().view(torch.uint8))
+    assert torch.equal(expected.reshape(-1).view(torch.uint8), found.cpu().reshape(-1).view(torch.uint8))
 
 
 @MACHINES
@@ -57,7 +56,7 @@ def test_the_integer_cast_is_torchs_on_all_codes_ties_and_neighbours(device: str
     beside = [torch.nextafter(ties, torch.full_like(ties, towards)) for towards in (0.0, torch.inf)]
     sizes = torch.cat([table, ties, *beside, torch.tensor([2.0**-126, 1e30, torch.inf, torch.nan])])
     values = torch.cat([sizes, -sizes[:-1]])
-    found = on(device).quantize_tensor(values.to(device), torch.ones((), device=device), code)
+    found, _ = on(device).quantize_tensor(values.to(device), code, torch.ones((), device=device))
     same_bits(codes.cast(values, code), found)
 
 
@@ -78,7 +77,9 @@ def test_tensors_and_groups_have_the_twins_bits(device: str, code: Format, shape
     values = wide(shape, 1, 3, dtype)
     kernels = on(device)
     stored, scale = codes.quantize_tensor(values, code)
-    same_bits(stored, kernels.quantize_tensor(values.to(device), scale.to(device), code))
+    found, found_scale = kernels.quantize_tensor(values.to(device), code, None)
+    same_bits(stored, found)
+    same_bits(scale, found_scale)
     same_bits(codes.dequantize(stored, scale, dtype=dtype), kernels.dequantize(stored.to(device), scale.to(device), 16, dtype))
     for group in (16, 5):
         stored, scales = codes.quantize_groups(values, group, code)
@@ -86,6 +87,25 @@ def test_tensors_and_groups_have_the_twins_bits(device: str, code: Format, shape
         same_bits(stored, found)
         same_bits(scales, found_scales)
         same_bits(codes.dequantize(stored, scales, group, dtype), kernels.dequantize(found, found_scales, group, dtype))
+
+
+@MACHINES
+@BOTH
+@pytest.mark.parametrize("shape", [(1, 1), (3, 17), (40, 33)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_matrix_and_its_transpose_have_the_twins_bits(
+    device: str, code: Format, shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    values = wide(shape, 7, 3, dtype)
+    kernels = on(device)
+    both = codes.quantize_both(values, code)
+    for expected, found in zip(both, kernels.quantize_matrix(values.to(device), code, None, True), strict=True):
+        same_bits(expected, found)
+    scale = both[2] / 4  # a smaller one: some saturate
+    none, across, _ = kernels.quantize_matrix(values.to(device), code, scale.to(device), False)
+    assert none is None
+    same_bits(codes.quantize_turned(values, code, scale)[0], across)
+    same_bits(both[1], kernels.turned(both[0].to(device)))
 
 
 @MACHINES
@@ -107,8 +127,11 @@ def test_what_is_not_finite_stays_so(device: str, bad: float) -> None:
     expected = codes.dequantize(*codes.quantize_groups(values))
     found = codes.dequantize(stored.cpu(), scales.cpu())
     assert torch.equal(expected.nan_to_num(7.0), found.nan_to_num(7.0))
-    expanded = on(device).expand(values.to(device), 16, 16)
-    assert bool(on(device).contract(*expanded, 16)[0, 3].cpu().isnan())
+    _, scale = on(device).quantize_tensor(values.to(device), E4M3, None)
+    assert torch.equal(scale.cpu().nan_to_num(7.0), codes.quantize_tensor(values)[1].nan_to_num(7.0))
+    kernels = on(device, "state_kernels")
+    expanded = kernels.expand(values.to(device), 16, 16)
+    assert bool(kernels.contract(*expanded, 16)[0, 3].cpu().isnan())
 
 
 def close(expected: Expanded, found: tuple[torch.Tensor, ...], group: int) -> None:
@@ -129,7 +152,7 @@ def close(expected: Expanded, found: tuple[torch.Tensor, ...], group: int) -> No
 @pytest.mark.parametrize("decades", [0.01, 9, 40])
 def test_expanded_groups_are_the_twins(device: str, shape: tuple[int, ...], decades: float) -> None:
     values = wide(shape, 2, decades)
-    kernels = on(device)
+    kernels = on(device, "state_kernels")
     expected = expansion.expand(values)
     close(expected, kernels.expand(values.to(device), 128, 16), 128)
     found = kernels.contract(*(part.to(device) for part in expected), 128).cpu()
@@ -140,7 +163,7 @@ def test_expanded_groups_are_the_twins(device: str, shape: tuple[int, ...], deca
 @MACHINES
 def test_groups_of_one_number_and_of_zeros(device: str) -> None:
     values = torch.cat([torch.zeros(128), torch.full((128,), -3e-9), torch.tensor([0.0, 5.0])])
-    kernels = on(device)
+    kernels = on(device, "state_kernels")
     found = kernels.contract(*kernels.expand(values.to(device), 128, 16), 128).cpu()
     torch.testing.assert_close(found, values, rtol=1e-6, atol=0)
 
@@ -155,7 +178,7 @@ def test_a_step_in_one_kernel_is_the_twins_step(device: str, dtype: torch.dtype)
     m, v, expected = expansion.contract(first), expansion.contract(second), parameter.clone()
     states.update(expected, gradient, m, v, rates)
     moved, *moments = (part.to(device).clone() for part in (parameter, *first, *second))
-    on(device).adamw(moved, gradient.to(device), moments[:3], moments[3:], 128, 16, *rates)
+    on(device, "state_kernels").adamw(moved, gradient.to(device), moments[:3], moments[3:], 128, 16, *rates)
     torch.testing.assert_close(moved.cpu(), expected, rtol=1e-4 if dtype == torch.float32 else 2**-7, atol=1e-6)
     for moment, kept in ((m, moments[:3]), (v, moments[3:])):
         found = expansion.contract(Expanded(*(part.cpu() for part in kept)))
@@ -166,14 +189,20 @@ def test_a_step_in_one_kernel_is_the_twins_step(device: str, dtype: torch.dtype)
 @pytest.mark.gpu
 @needs_gpu
 def test_numbers_on_a_gpu_go_to_the_kernels() -> None:
-    assert codes.kernels_for(torch.zeros(1, device="cuda")) is compiled()
+    assert codes.kernels_for(torch.zeros(1, device="cuda")) is on("cuda")
     assert codes.kernels_for(torch.zeros(1)) is None
 
 
 NUMBERS = {"n": "i32", "count": "i32", "group": "i32", "steps": "i32"}
 STATE = {f"{m}_{part}": kind for m in "mv" for part, kind in (("codes", "*u8"), ("largest", "*fp32"), ("power", "*fp32"))}
 SIGNATURES = {
-    "_quantize_tensor": {"values": "*bf16", "found": "*u8", "scale": "*fp32", "n": "i32"},
+    "_largest_size": {"values": "*bf16", "largest": "*i32", "n": "i32", "turns": "i32"},
+    "_quantize_tensor": {"values": "*bf16", "found": "*u8", "largest": "*i32", "scale": "*fp32", "n": "i32"},
+    "_quantize_matrix": {
+        **{"values": "*bf16", "found": "*u8", "across": "*u8", "largest": "*i32", "scale": "*fp32"},
+        **{"rows": "i32", "columns": "i32"},
+    },
+    "_turn": {"stored": "*u8", "found": "*u8", "rows": "i32", "columns": "i32"},
     "_quantize_groups": {
         **{"values": "*bf16", "found": "*u8", "scales": "*bf16"},
         **dict.fromkeys(["count", "width", "columns", "group"], "i32"),
@@ -198,19 +227,16 @@ SIGNATURES = {
         **NUMBERS,
     },
 }
-CONSTANTS = {"WIDE": False, "GROUPED": True, "ROUNDS": True, "BLOCK": 1024, "GROUPS": 8, "WIDTH": 128}
+CONSTANTS = {
+    **{"GROUPED": True, "ROUNDS": True, "PLAIN": True, "GIVEN": False},
+    **{"BLOCK": 1024, "GROUPS": 8, "WIDTH": 128, "SIDE": 64},
+}
 
 
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_kernels_compile_for_a_gpu_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from triton import compile
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernel = getattr(compiled(), name)
-    assert kernel.arg_names[: len(SIGNATURES[name])] == list(SIGNATURES[name])
-    constants = kernel.arg_names[len(SIGNATURES[name]) :]
-    signature = SIGNATURES[name] | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(kernel, signature, {(kernel.arg_names.index(constant),): CONSTANTS[constant] for constant in constants})
-    assert compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+def test_kernels_compile_for_a_gpu_that_is_not_there(name: str, native: bool, tmp_path: Path) -> None:
+    modules = [import_module(f"{FOLDER}.{module}") for module in INTERPRETED]
+    (kernel,) = [vars(module)[name] for module in modules if name in vars(module)]
+    for wide in (False, True):
+        assert_compiles(kernel, SIGNATURES[name], CONSTANTS | {"NATIVE": native, "WIDE": wide}, tmp_path)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from zkaudit.training.errors import TrainingError
+from zkaudit.training.fp8 import fused
 from zkaudit.training.fp8.codes import FORMATS
 from zkaudit.training.fp8.layers import Linear, Shared, Stored, StoredAttention
 from zkaudit.training.fp8.products import MULTIPLE, LinearInFp8, require_products
@@ -186,13 +187,20 @@ def _groupwise(
     parameters = list(module.parameters())
     if others or named or x.ndim == 0 or not _saves(x, *parameters):
         return plain(x, *others, **named)
+    if (found := fused.norm(module, x, options.group, options.exact)) is not None:
+        return found
     return Stored.apply(plain, options.group, options.exact, 1, x, *parameters)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _gated(module: Any, options: ActivationOptions, x: Tensor) -> Tensor:
     gate, up = module.gate_proj(x), module.up_proj(x)
-    product = partial(_product, module.act_fn)
-    inner = Stored.apply(product, options.group, options.exact, 2, gate, up) if _saves(gate, up) else product(gate, up)  # type: ignore[no-untyped-call]
+    product, inner = partial(_product, module.act_fn), None
+    if _saves(gate, up):
+        inner = fused.gate(module.act_fn, gate, up, options.group, options.exact)
+        if inner is None:
+            inner = Stored.apply(product, options.group, options.exact, 2, gate, up)  # type: ignore[no-untyped-call]
+    else:
+        inner = product(gate, up)
     return module.down_proj(inner)  # type: ignore[no-any-return]
 
 

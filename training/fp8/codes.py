@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from subprocess import SubprocessError
 from types import ModuleType
 
@@ -50,16 +51,39 @@ def read(codes: Tensor) -> Tensor:
     return found.add_((found * OVERFLOW).mul_(0))
 
 
-def quantize_tensor(values: Tensor, code: Format = E4M3) -> tuple[Tensor, Tensor]:
-    """Codes of the shape of `values`, and their one scale, float32 without dimensions."""
-    if values.numel() == 0:
-        return values.to(code.dtype), torch.ones((), device=values.device)
-    low, high = torch.aminmax(values.detach())
-    scale = torch.maximum(-low, high).float().clamp(min=TINY) / code.largest
+def quantize_tensor(values: Tensor, code: Format = E4M3, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Codes of the shape of `values`, and their one scale, float32 without dimensions: `scale`, or what the values need."""
     if kernels := kernels_for(values):
         with torch.cuda.device(values.device):
-            return kernels.quantize_tensor(values, scale, code), scale
+            return kernels.quantize_tensor(values, code, scale)  # type: ignore[no-any-return]
+    scale = _scale(values, code) if scale is None else scale
     return cast(values.float() / scale, code), scale
+
+
+def quantize_turned(values: Tensor, code: Format = E4M3, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """quantize_tensor of the transpose of `values` (rows, columns): codes (columns, rows) in a memory of their own."""
+    if kernels := kernels_for(values):
+        with torch.cuda.device(values.device):
+            return kernels.quantize_matrix(values, code, scale, plain=False)[1:]  # type: ignore[no-any-return]
+    codes, scale = quantize_tensor(values, code, scale)
+    return turned(codes), scale
+
+
+def quantize_both(values: Tensor, code: Format = E4M3) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of a matrix, those of its transpose, and their one scale."""
+    if kernels := kernels_for(values):
+        with torch.cuda.device(values.device):
+            return kernels.quantize_matrix(values, code, None, plain=True)  # type: ignore[no-any-return]
+    codes, scale = quantize_tensor(values, code)
+    return codes, turned(codes), scale
+
+
+def turned(codes: Tensor) -> Tensor:
+    """The transpose of codes (rows, columns), in a memory of its own."""
+    if kernels := kernels_for(codes):
+        with torch.cuda.device(codes.device):
+            return kernels.turned(codes)  # type: ignore[no-any-return]
+    return codes.T.contiguous()
 
 
 def quantize_groups(values: Tensor, group: int = 16, code: Format = E4M3) -> tuple[Tensor, Tensor]:
@@ -87,6 +111,14 @@ def rounded(values: Tensor, code: Format) -> Tensor:
     return dequantize(*quantize_tensor(values, code), dtype=values.dtype)
 
 
+def _scale(values: Tensor, code: Format) -> Tensor:
+    """With which the largest size becomes the format's largest number."""
+    if values.numel() == 0:
+        return torch.ones((), device=values.device)
+    low, high = torch.aminmax(values.detach())
+    return torch.maximum(-low, high).float().clamp(min=TINY) / code.largest
+
+
 def _in_groups(values: Tensor, group: int) -> Tensor:
     """(..., n) as (..., ceil(n / group), group), with zeros after the end."""
     missing = -values.shape[-1] % group
@@ -99,13 +131,13 @@ def _spread(scales: Tensor, group: int, width: int) -> Tensor:
     return scales.float().repeat_interleave(group, -1)[..., :width]
 
 
-def kernels_for(values: Tensor) -> ModuleType | None:
-    """The Triton kernels, if these values are for them."""
-    return _loaded() if values.is_cuda and values.numel() else None
+def kernels_for(values: Tensor, name: str = "kernels") -> ModuleType | None:
+    """The Triton kernels in the module of that name, if these values are for them."""
+    return _loaded(name) if values.is_cuda and values.numel() else None
 
 
 @cache
-def _loaded() -> ModuleType | None:
+def _loaded(name: str) -> ModuleType | None:
     # Triton may be missing, or lack the C compiler or headers with which it makes its launcher: the first launch tells.
     try:
         from zkaudit.training.fp8 import kernels
@@ -113,4 +145,4 @@ def _loaded() -> ModuleType | None:
         kernels.quantize_groups(torch.zeros(16, device="cuda"), 16, E4M3)
     except (ImportError, OSError, RuntimeError, SubprocessError):
         return None
-    return kernels
+    return import_module(f"zkaudit.training.fp8.{name}")

@@ -36,7 +36,7 @@ class Expanded(NamedTuple):
 
 def expand(values: Tensor, group: int = 128, steps: int = 16) -> Expanded:
     """`values`, of any shape, stored in groups of `group` of their numbers in order."""
-    if kernels := codes.kernels_for(values):
+    if kernels := codes.kernels_for(values, "state_kernels"):
         with torch.cuda.device(values.device):
             return Expanded(*kernels.expand(values, group, steps))
     flat = values.detach().float().flatten()
@@ -54,10 +54,11 @@ def expand(values: Tensor, group: int = 128, steps: int = 16) -> Expanded:
 
 def contract(stored: Expanded, group: int = 128) -> Tensor:
     """What was expanded, float32: sign(code) M (|code| / 448)^(1/k)."""
-    if kernels := codes.kernels_for(stored.codes):
+    if kernels := codes.kernels_for(stored.codes, "state_kernels"):
         with torch.cuda.device(stored.codes.device):
             return kernels.contract(*stored, group)  # type: ignore[no-any-return]
     flat = codes.read(stored.codes).flatten()
     rows = F.pad(flat, (0, -flat.numel() % group)).reshape(-1, group)
-    size = stored.largest[:, None] * torch.exp2((rows.abs() / codes.E4M3.largest).log2() / stored.power[:, None])
+    half = torch.exp2((rows.abs() / codes.E4M3.largest).log2() / stored.power[:, None] / 2)  # the whole may be subnormal
+    size = stored.largest[:, None] * half * half
     return torch.copysign(size, rows).flatten()[: flat.numel()].reshape(stored.codes.shape)

@@ -107,7 +107,7 @@ class CoatAdamW(ParameterWise):
             return
         group, steps = options["group"], options["steps"]
         stored = [self._stored(state, name, parameter, group) for name in NAMES]
-        kernels = codes.kernels_for(parameter)
+        kernels = codes.kernels_for(parameter, "state_kernels")
         if kernels and parameter.is_contiguous():
             with torch.cuda.device(parameter.device):
                 kernels.adamw(parameter, gradient.contiguous(), stored[0], stored[1], group, steps, *rates)
