@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from zkaudit.zk import field, mle
+from zkaudit.zk.backend import contiguous, place_of
 from zkaudit.zk.block import Block
 from zkaudit.zk.errors import BadInput, InvalidProof
 from zkaudit.zk.field import MODULUS, Array
@@ -160,7 +161,7 @@ class ClearProver(ProverChannel):
     def commit(self, blocks: Sequence[Block], tables: Tables, name: str) -> None:
         self.adopt(blocks, tables)
         for block in blocks:
-            table = np.ascontiguousarray(tables[block.name])
+            table = np.ascontiguousarray(place_of(tables[block.name]).get(tables[block.name]))
             self.proof.append(table)
             self.transcript.absorb(name.encode(), table.astype(np.int64).tobytes())
 
@@ -239,7 +240,7 @@ def _evaluated(tables: Tables, blocks: Sequence[Block], weights: Sequence[int], 
     for block, weight in zip(blocks, weights, strict=True):
         low = mle.eq_table(point[: block.low_variables])
         high = mle.eq_table(point[block.low_variables : block.variables])
-        total += weight * field.evaluate_small(np.ascontiguousarray(tables[block.name]), high, low)
+        total += weight * field.evaluate_small(contiguous(tables[block.name]), high, low)
     return total % MODULUS
 
 
