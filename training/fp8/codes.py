@@ -9,6 +9,7 @@ run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 OVERFLOW = 2.0**127 / 232  # takes 480, which E4M3's NaN would be, and not 448, beyond float32
+PIECE = 1 << 15  # numbers that a CPU converts at a time
 TINY = 2.0**-100  # smaller sizes count as this in a scale: far from float32's subnormal numbers, which devices may flush
 
 
@@ -57,7 +59,11 @@ def quantize_tensor(values: Tensor, code: Format = E4M3, scale: Tensor | None = 
         with torch.cuda.device(values.device):
             return kernels.quantize_tensor(values, code, scale)  # type: ignore[no-any-return]
     scale = _scale(values, code) if scale is None else scale
-    return cast(values.float() / scale, code), scale
+    flat = values.detach().flatten()
+    codes = torch.empty_like(flat, dtype=code.dtype)
+    for piece in _pieces(flat):
+        codes[piece] = cast(flat[piece].float() / scale, code)
+    return codes.reshape(values.shape), scale
 
 
 def quantize_turned(values: Tensor, code: Format = E4M3, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -91,9 +97,17 @@ def quantize_groups(values: Tensor, group: int = 16, code: Format = E4M3) -> tup
     if kernels := kernels_for(values):
         with torch.cuda.device(values.device):
             return kernels.quantize_groups(values, group, code)  # type: ignore[no-any-return]
-    sizes = _in_groups(values.detach().abs(), group)
-    scales = (sizes.amax(-1).float().clamp(min=TINY) / code.largest).to(torch.bfloat16)
-    return cast(values.float() / _spread(scales, group, values.shape[-1]), code), scales
+    width = values.shape[-1]
+    rows = _rows(values.detach())
+    codes, scales = (
+        torch.empty_like(rows, dtype=code.dtype),
+        rows.new_empty(len(rows), -(-width // group), dtype=torch.bfloat16),
+    )
+    for piece in _pieces(rows):
+        sizes = _in_groups(rows[piece].abs(), group)
+        scales[piece] = sizes.amax(-1).float().clamp(min=TINY) / code.largest
+        codes[piece] = cast(rows[piece].float() / _spread(scales[piece], group, width), code)
+    return codes.reshape(values.shape), scales.reshape(*values.shape[:-1], scales.shape[1])
 
 
 def dequantize(codes: Tensor, scales: Tensor, group: int = 16, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -101,14 +115,30 @@ def dequantize(codes: Tensor, scales: Tensor, group: int = 16, dtype: torch.dtyp
     if kernels := kernels_for(codes):
         with torch.cuda.device(codes.device):
             return kernels.dequantize(codes, scales, group, dtype)  # type: ignore[no-any-return]
-    if scales.ndim:
-        scales = _spread(scales, group, codes.shape[-1])
-    return (read(codes) * scales).to(dtype)
+    stored = _rows(codes) if scales.ndim else codes.flatten()
+    found = torch.empty_like(stored, dtype=dtype)
+    by_row = _rows(scales) if scales.ndim else None
+    for piece in _pieces(stored):
+        factor = scales if by_row is None else _spread(by_row[piece], group, stored.shape[-1])
+        found[piece] = read(stored[piece]).mul_(factor)
+    return found.reshape(codes.shape)
 
 
 def rounded(values: Tensor, code: Format) -> Tensor:
     """`values` rounded to `code` with one scale, in their own type."""
     return dequantize(*quantize_tensor(values, code), dtype=values.dtype)
+
+
+def _rows(values: Tensor) -> Tensor:
+    """(..., n) as a matrix (rows, n)."""
+    return values.reshape(values.shape[:-1].numel(), values.shape[-1])
+
+
+def _pieces(values: Tensor) -> Iterator[slice]:
+    """Numbers or rows to convert at a time: on a CPU few, so that what is float32 between stays small, and in its caches."""
+    step = len(values) if values.is_cuda else PIECE // values[:1].numel() if values.numel() else 1
+    step = max(1, step)
+    return (slice(start, start + step) for start in range(0, len(values), step))
 
 
 def _scale(values: Tensor, code: Format) -> Tensor:
