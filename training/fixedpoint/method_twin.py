@@ -56,10 +56,11 @@ def method_twin(
 
 def _products(layers: Sequence[Tensor], x: Tensor, wanted: Tensor, settings: Settings) -> list[tuple[int, Tensor, Tensor]]:
     """Each layer's inputs with their column of ones, and the gradients at its outputs, summed over the batch."""
-    method, inputs, activations = settings.fp8, x, []
+    method, inputs, activations, passes = settings.fp8, x, [], []
     for j, matrix in enumerate(layers):
         activations.append(torch.cat([inputs, torch.ones(len(x), 1, dtype=x.dtype)], dim=1))
         z = activations[j] @ matrix
+        passes.append(z >= 0)  # of what was not cast yet: a small activation is cast to zero and has a gradient
         inputs = z.clamp(min=0)
         if method and j < len(layers) - 1:
             inputs = fp8.cast_activation(method, j, inputs, 0)
@@ -71,7 +72,7 @@ def _products(layers: Sequence[Tensor], x: Tensor, wanted: Tensor, settings: Set
             received = gradient @ layers[j][:-1].T
             if method:
                 received = fp8.cast_gradient(method, j - 1, received, 0)
-            gradient = received * (activations[j][:, :-1] > 0)
+            gradient = received * passes[j - 1]
     return found
 
 
