@@ -92,4 +92,4 @@ def _rate_text(rates: list[float]) -> str:
 
 def named_line(name: str, text: str) -> str:
     """One line of a summary."""
-    return f"  {name:<15}{text}"
+    return f"  {name:<14} {text}"

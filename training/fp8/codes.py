@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 OVERFLOW = 2.0**127 / 232  # takes 480, which E4M3's NaN would be, and not 448, beyond float32
-PIECE = 1 << 15  # numbers that a CPU converts at a time
+PIECE = 1 << 16  # numbers that a CPU converts at a time
 TINY = 2.0**-100  # smaller sizes count as this in a scale: far from float32's subnormal numbers, which devices may flush
 
 
