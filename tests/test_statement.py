@@ -14,6 +14,7 @@ from zkaudit.zk.block import limb_bits
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.field import MODULUS
 from zkaudit.zk.layout import Layout, exponential_table
+from zkaudit.zk.methods import FP8
 from zkaudit.zk.sampling import batch_rows
 from zkaudit.zk.statement import (
     LONGEST_HEADER,
@@ -52,6 +53,17 @@ def test_the_longest_header_is_read_and_a_longer_one_is_not() -> None:
     assert LONGEST_HEADER - (1 << 14) < len(longest.header()) <= LONGEST_HEADER
     with pytest.raises(BadInput, match="header has"):
         parse(b"[" * (LONGEST_HEADER + 1), b"", b"", b"")
+
+
+def test_a_header_that_exponents_make_too_long_is_refused_before_it_is_proved() -> None:
+    hidden = 62
+    activations, gradients = (((exponent,) * (1 << 12),) * hidden for exponent in (-1, -6))
+    statement = replace(
+        statement_of(), widths=(4, *(1 << 16,) * hidden, 3), rates=(1 << 48,) * (1 << 20),
+        fp8=FP8(activations, gradients, "e4m3"),
+    )  # fmt: skip
+    with pytest.raises(BadInput, match=f"more than {LONGEST_HEADER} bytes"):
+        check(statement)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])

@@ -29,7 +29,7 @@ LOSSES = ("cross_entropy", "square")
 SIGNED = 1 << (ACTIVATION_RANGE - 1)  # numbers stored with an offset lie in [-SIGNED, SIGNED)
 POINT_BYTES = 48
 MOST_BRACKETS = 273 + 1024  # five objects, twelve arrays, one for each layer of four, and those in a seed
-# 2^20 rates of 15 digits and a comma; other fields take less than 2^14 bytes. A sampler's lengths leave room for fewer rates.
+# 2^20 rates of 15 digits and a comma; other fields take less than 2^14 bytes. Lengths and exponents leave room for fewer rates.
 LONGEST_HEADER = (1 << 24) + (1 << 14)
 
 
@@ -182,8 +182,8 @@ def check(s: Statement) -> None:
     _check_methods(s)
     if s.sampler is not None:
         s.sampler.check(s.rows, s.batch)
-        if len(s.header()) > LONGEST_HEADER:
-            raise BadInput(f"with the sampler's lengths the statement's header has more than {LONGEST_HEADER} bytes")
+    if (s.sampler or s.galore or s.fp8) and len(s.header()) > LONGEST_HEADER:
+        raise BadInput(f"with its sampler's and methods' lists the statement's header has more than {LONGEST_HEADER} bytes")
     if largest_integer(s) >= MODULUS >> 2:
         raise BadInput("with these shapes, rates and bounds a relation could wrap around modulo the field's order")
 
