@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.joint.method import KINDS, PLAIN, Method
-from zkaudit.attacks.joint.network import Weights
+from zkaudit.training.fixedpoint.float_step import Weights
 
 SAMPLER = "sampler"  # how a statement's batches are chosen: no other training
 WEIGHTS = ("start", "end", "frozen")

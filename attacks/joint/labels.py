@@ -13,14 +13,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from zkaudit.attacks.joint.client import Seen
-from zkaudit.attacks.joint.network import forward
+from zkaudit.attacks.joint.method import PLAIN
 from zkaudit.attacks.matching.classes import label
+from zkaudit.training.fixedpoint.float_step import forward
 
 
 def label_slots(seen: Seen) -> Tensor:
     """The records' labels in rising order, (n,): as many of each as the last layer's bias says, rounded so that n come out."""
     steps, batch = seen.places.shape
-    _, outputs = forward(seen.layers, seen.start[0].new_zeros(1, seen.inputs))
+    outputs = forward(seen.layers, seen.start[0].new_zeros(1, seen.inputs), PLAIN)[0][-1]
     likely = outputs.softmax(1)[0] if seen.loss == "cross_entropy" else outputs[0]
     per_place = likely + seen.update[-1][-1] * batch / (sum(seen.rates) / steps) / (steps * batch)
     counts = (seen.records * per_place).clamp_min(0)

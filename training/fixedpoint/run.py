@@ -22,7 +22,6 @@ from zkaudit.training.fixedpoint.adapters import from_peft, initial_adapters, me
 from zkaudit.training.fixedpoint.float_twin import float_twin
 from zkaudit.training.fixedpoint.method_twin import method_twin
 from zkaudit.training.fixedpoint.network import accuracy, dequantise, from_matrices, initial_network, linear_layers, quantise
-from zkaudit.training.fixedpoint.projected_step import signs
 from zkaudit.training.fixedpoint.step import SIGNED_RANGE, Arrays
 from zkaudit.training.fixedpoint.trainer import check_start, train
 from zkaudit.training.private_file import writing
@@ -99,8 +98,7 @@ class Run:
             trace.finish()
         trained = accuracy(_network(end, frozen, settings), self.dataset.x_test, self.dataset.y_test)
         if settings.galore or settings.lora or settings.fp8:
-            bases = _public_bases(self.widths, settings, seed)
-            twin = method_twin(start, frozen, self.dataset, batches, settings, bases)
+            twin = method_twin(start, frozen, self.dataset, batches, settings, seed)
         else:
             twin = float_twin(start, self.dataset, batches, settings)
         return Result(start, end, trained, twin, frozen)
@@ -198,19 +196,6 @@ def _network(end: Sequence[Tensor], frozen: Sequence[Tensor], settings: Settings
     unit = 2.0**-settings.fixed_point.weight_bits
     layers, adapters = ([matrix.to(torch.float64) * unit for matrix in some] for some in (frozen, end))
     return from_matrices(merged(layers, adapters, settings.lora))
-
-
-def _public_bases(widths: Sequence[int], settings: Settings, seed: bytes | None) -> list[list[Tensor]]:
-    """GaLore's bases if the seed fixes them, each period's of each layer, as unit vectors."""
-    method = settings.galore
-    if method is None or method.basis == "svd":
-        return []
-    found = []
-    for first in range(0, len(settings.rates), method.gap):
-        units = [widths[j] + 1 if side == "left" else widths[j + 1] for j, side in enumerate(method.sides)]
-        bases = [signs(method, j, first, count, seed) for j, count in enumerate(units)]
-        found.append([basis.to(torch.float64) * 2.0**-method.basis_bits for basis in bases])
-    return found
 
 
 def _check_batches(batches: NDArray[np.int64], settings: Settings, rows: int) -> None:
