@@ -7,8 +7,8 @@ methods leave as it is comes from the reference trainer. With P the basis of ste
     M, V    = decay[i + 1] (m, v) + sum of weights[l] (R, R^2)[i - l],     S = floor(sqrt(V / 2^b)),    U = floor(M / (S + eps))
     W      -= c_t P U,      at a period's end m, v = floor(M / 2^b), floor(V / 2^b)
 
-Moments stored in 8 bits: M = d m + w R + o and V = d' (s^2 + s + 1/4) + w' R^2 with public d, w, o, d', w' of the step, and
-after it m, s = cast(floor(M / 2^b)), cast(S)."""
+Moments stored in 8 bits: M = d m + w R and V = d' (s^2 + s + 1/4) + w' R^2 with public d, w, d', w' of the step, and after it
+m, s = cast(floor((M + o) / 2^b)), cast(S) with a public o."""
 
 from __future__ import annotations
 
@@ -202,10 +202,10 @@ class _Methods(_Reference):
         first, second = (self.said(f"{name}_before", j, self.moments[j][k]) for k, name in enumerate(("first", "second")))
         bits, step = galore.moment_bits, self.statement.first_step + self.number
         one, (decay_1, weight_1, offset), (decay_2, weight_2) = 1 << bits, *dithered(galore.beta1, galore.beta2, bits, step)
-        mean = self.kept("mean", j, decay_1 * first + weight_1 * projected + offset)
+        mean = self.kept("mean", j, decay_1 * first + weight_1 * projected)
         square = self.kept("square", j, decay_2 * (second**2 + second) + weight_2 * projected**2 + decay_2 // 4)
-        exact = self.kept("exact", j, mean // one)
-        self.kept("exact_rest", j, mean - exact * one)
+        exact = self.kept("exact", j, (mean + offset) // one)
+        self.kept("exact_rest", j, mean + offset - exact * one)
         root = self.kept("root", j, np.vectorize(lambda v: isqrt(max(v, 0) // one), otypes=[object])(square))
         for name, values, low, limit in (("exact", exact, -SIGNED_RANGE, SIGNED_RANGE), ("root", root, 0, 1 << 16)):
             if self.tamper is None and ((values < low).any() or (values >= limit).any()):
@@ -242,8 +242,9 @@ def kernel(beta: int, bits: int, length: int) -> tuple[list[int], list[int]]:
 
 
 def dithered(beta1: int, beta2: int, bits: int, step: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
-    """Decay and weight of the first moment, and what is added to it; decay and weight of the second. Nearest integers to 2^bits
-    times the rates and their complements, times g and g^2, where g goes from 15/16 to 17/16; the addition goes from 0 to 1."""
+    """Decay and weight of the first moment, and what is added before it is rounded; decay and weight of the second. Nearest
+    integers to 2^bits times the rates and their complements, times g and g^2, where g goes from 15/16 to 17/16; what is added
+    goes from 0 to 1."""
     g = Fraction(15, 16) + Fraction((step + 1) * 49471 % 65536, 8 * 65536)
     rates = [(Fraction(beta, 1024), 1 - Fraction(beta, 1024)) for beta in (beta1, beta2)]
     (decay_1, weight_1), (decay_2, weight_2) = (

@@ -122,8 +122,8 @@ def not_decayed(kind: str, layer: int) -> Callable[[], Witness]:
 def of_another_step(kind: str, layer: int) -> Callable[[], Witness]:
     """Step 2 averages with the numbers of step 3."""
     held, fresh = HONEST.arrays[f"{kind}{layer}"][1], HONEST.arrays[f"projected{layer}"][2]
-    (decay_1, weight_1, offset), (decay_2, weight_2) = dithered(SPEC.beta1, SPEC.beta2, SPEC.moment_bits, 3)
-    other = decay_1 * held + weight_1 * fresh + offset
+    (decay_1, weight_1, _), (decay_2, weight_2) = dithered(SPEC.beta1, SPEC.beta2, SPEC.moment_bits, 3)
+    other = decay_1 * held + weight_1 * fresh
     if kind == "second":
         other = decay_2 * (held**2 + held) + weight_2 * fresh**2 + decay_2 // 4
     return lambda: tables_of(train(STORED, DATA, at(AVERAGE[kind], 2, layer, lambda _: other)))

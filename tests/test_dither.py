@@ -48,7 +48,7 @@ def stored_after(fresh: Callable[[], Tensor], first: Tensor, root: Tensor, steps
     moments, seen = Moments.of(method, 0, [first[None], root[None]]), []
     for t in range(steps):
         mean, square = moments.averages_after(t, fresh()[None].round())
-        moments.store(mean.to(torch.int64) >> 10, (square / 1024).sqrt().to(torch.int64))
+        moments.store(mean.to(torch.int64), (square / 1024).sqrt().to(torch.int64))
         seen.append(torch.stack([moments.after(k)[:, 0] for k in range(2)]))
     return seen
 
@@ -65,6 +65,17 @@ def test_moments_decay_where_gradients_vanish(exponent: int) -> None:
     for t, least in ((50, 0.8), (100, 0.7), (200, 0.5)):
         left = seen[t][1][40:] / (SIZES[40:] * (1008 / 1024) ** ((t + 1) / 2))
         assert least < float(left.mean()) < 1.1
+
+
+def test_what_never_had_a_gradient_does_not_move() -> None:
+    method = GaLore("adam", "svd", 50, (1,), ("left",), 10, 10, 10, 896, 1008, 4, 0, (15,), (16,))
+    nothing = torch.zeros(1, 3, dtype=torch.float64)
+    moments = Moments.of(method, 0, [])
+    for t in range(200):
+        mean, square = moments.averages_after(t, nothing)
+        assert not mean.any()
+        moments.store(mean.to(torch.int64), (square / 1024).sqrt().to(torch.int64))
+        assert not any(moments.after(k).any() for k in range(2))
 
 
 @pytest.mark.parametrize("exponent", [11, 12, 15])

@@ -73,7 +73,7 @@ def as_gradients(method: Method, moved: Sequence[Tensor], rate: float) -> tuple[
         basis, turned = method.basis(j, 0, update), update if given.sides[j] == "left" else update.T
         direction = torch.linalg.lstsq(basis, -turned / rate).solution
         size = direction.abs().clamp(max=most)
-        back = -rate * basis @ (direction.sign() * method.epsilon * size / (first - root * size))
+        back = -rate * basis @ (direction.sign() * method.epsilon(0) * size / (first - root * size))
         found.append(back if given.sides[j] == "left" else back.T)
     return replace(method, galore=replace(given, optimizer="sgd")), found
 

@@ -74,12 +74,14 @@ TRAININGS = (
     Training("FP8", is_fp8=True),
     Training("GaLore, rank 2, Adam, SVD", galore(2)),
     Training("GaLore, rank 8, Adam, SVD", galore(8)),
+    Training("GaLore, rank 8, Adam in 8 bits, SVD", galore(8, states="fp8")),
     Training("GaLore, rank 2, SGD, SVD", galore(2, optimizer="sgd")),
     Training("GaLore, rank 8, SGD, SVD", galore(8, optimizer="sgd")),
     Training("GaLore, rank 8, SGD, public signs", galore(8, optimizer="sgd", basis="random")),
     Training("LoRA, rank 2", lora=LoRAConfig(2)),
     Training("LoRA, rank 8", lora=LoRAConfig(8)),
     Training("FP8, GaLore, rank 8, Adam, SVD", galore(8), is_fp8=True),
+    Training("FP8, GaLore, rank 8, Adam in 8 bits, SVD", galore(8, states="fp8"), is_fp8=True),
     Training("FP8, LoRA, rank 8", lora=LoRAConfig(8), is_fp8=True),
 )
 

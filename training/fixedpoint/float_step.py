@@ -50,11 +50,10 @@ class FloatMethod:
         assert self.galore
         return 2.0 ** (self.galore.shift - self.product_bits - self.galore.basis_bits) / self.batch
 
-    @property
-    def epsilon(self) -> float:
-        """GaLore's, in units of the projected mean gradient."""
+    def epsilon(self, t: int) -> float:
+        """GaLore's, in units of the projected mean gradient, less a step's factor where moments are stored in 8 bits."""
         assert self.galore
-        return self.galore.epsilon * self.unit
+        return self.galore.epsilon * self.unit / (dither.factor(t) if self.galore.first_exponents else 1.0)
 
     @property
     def decays(self) -> tuple[float, float]:
@@ -146,7 +145,7 @@ class Updates:
         second = second_decay * second + (1 - second_decay) * fresh**2
         root = (second + TINY).sqrt()
         self.moments[j] = self._stored(j, dither.factor(t) * first, dither.factor(t) * root) or (first, second)
-        return first / (root + self.method.epsilon)
+        return first / (root + self.method.epsilon(t))
 
     def _stored(self, j: int, first: Tensor, root: Tensor) -> tuple[Tensor, Tensor] | None:
         """What the next step begins with where moments are stored in 8 bits."""

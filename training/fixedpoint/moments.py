@@ -2,8 +2,8 @@
 
     exact     M = decay[i + 1] m + sum of weights[l] R[i - l],    V the same of R^2 and v, at step i of a period of `gap` steps
               m = floor(M / 2^b), v = floor(V / 2^b) after a period
-    stored    M = decay_1 m + weight_1 R + offset,    V = decay_2 (s^2 + s) + weight_2 R^2 + quarter,   each step's own numbers
-              m = cast(floor(M / 2^b)), s = cast(S) after every step,    S = floor(sqrt(V / 2^b))
+    stored    M = decay_1 m + weight_1 R,    V = decay_2 (s^2 + s) + weight_2 R^2 + quarter,    each step's own numbers
+              m = cast(floor((M + offset) / 2^b)), s = cast(S) after every step,    S = floor(sqrt(V / 2^b))
 
 zk/circuit/dither.py has the numbers of a step and why they change from step to step. `cast` is E4M3 after COAT's range
 expansion (Xi et al. 2024): zk/circuit/expanded.py says which number becomes which. Matrices are float64 with integers, (rank,
@@ -45,8 +45,8 @@ class Moments(ABC):
         """M and V after R of the run's step t."""
 
     @abstractmethod
-    def store(self, first: Tensor, root: Tensor) -> None:
-        """What the step made: floor(M / 2^b) and S, int64. TrainingError if one leaves 16 bits."""
+    def store(self, mean: Tensor, root: Tensor) -> None:
+        """What the step made: M and S, int64. TrainingError if a moment leaves 16 bits."""
 
     @abstractmethod
     def after(self, k: int) -> Tensor:
@@ -78,7 +78,7 @@ class ExactMoments(Moments):
         self.averages = [_averaged(first, stacked, before[0]), _averaged(second, stacked**2, before[1])]
         return self.averages[0], self.averages[1]
 
-    def store(self, first: Tensor, root: Tensor) -> None:
+    def store(self, mean: Tensor, root: Tensor) -> None:
         """Nothing: what a period ends with follows from its averages."""
 
     def after(self, k: int) -> Tensor:
@@ -91,6 +91,7 @@ class StoredMoments(Moments):
     def __init__(self, method: GaLore, j: int, before: Sequence[Tensor]) -> None:
         super().__init__(method, j, before)
         self._tables: dict[tuple[str, int], Tensor] = {}  # where the numbers are
+        self._offset = 0  # of the step whose averages were made
 
     def begin(self) -> None:
         """Nothing: a change of basis leaves moments as they are."""
@@ -98,12 +99,14 @@ class StoredMoments(Moments):
     def averages_after(self, t: int, projected: Tensor) -> tuple[Tensor, Tensor]:
         (first, second), method = self._begun(projected), self.method
         c = Coefficients.of(method.beta1, method.beta2, method.moment_bits, t, 1)
+        self._offset = int(c.offset[0])
         return (
-            int(c.decay_1[0]) * first + int(c.weight_1[0]) * projected + int(c.offset[0]),
+            int(c.decay_1[0]) * first + int(c.weight_1[0]) * projected,
             int(c.decay_2[0]) * (second**2 + second) + int(c.weight_2[0]) * projected**2 + int(c.quarter[0]),
         )
 
-    def store(self, first: Tensor, root: Tensor) -> None:
+    def store(self, mean: Tensor, root: Tensor) -> None:
+        first = (mean + self._offset) >> self.method.moment_bits
         if int(first.min()) < -OFFSET or int(first.max()) >= OFFSET:
             raise TrainingError("the first moment leaves 16 bits; use fewer [galore] projection_bits")
         self.before = [self._cast("first", first), self._cast("second", root)]

@@ -48,7 +48,7 @@ class Subspace:
         divisor = root + self.method.epsilon
         if int(divisor.max()) > 1 << 16:
             raise TrainingError("the root of the second moment leaves 16 bits; use fewer [galore] projection_bits")
-        self.moments.store(mean >> self.method.moment_bits, root)
+        self.moments.store(mean, root)
         quotient = torch.div(mean, divisor, rounding_mode="floor")
         if exact.magnitude(quotient) >= SIGNED_RANGE:
             raise TrainingError("Adam's direction leaves 16 bits; use a larger [galore] epsilon")

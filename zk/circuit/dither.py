@@ -1,7 +1,8 @@
 """What keeps rounding to 8 bits from standing still: public numbers, one a step, that moments are multiplied by and added to.
 
 Codes are up to 1/8 apart, and an average changes by less in a step: rounded to the nearest code it would stay where it is for
-good. So M_t is multiplied by g_t, V_t by g_t^2, and what is rounded away is made up for by o_t:
+good. So M_t is multiplied by g_t, V_t by g_t^2, and o_t is added to what is rounded of M_t, which makes up for the rest that
+rounding down drops:
 
     g_t = 1 + (u_t / 2^16 - 1/2) / 8        u_t = (t + 1) 49471 mod 2^16
     o_t = v_t / 2^16                        v_t = (t + 1) 37345 mod 2^16
@@ -27,9 +28,10 @@ DECAY = 10  # bits of the moments' decay rates
 
 @dataclass(frozen=True)
 class Coefficients:
-    """M = decay_1 m + weight_1 R + offset,  V = decay_2 (s^2 + s) + weight_2 R^2 + quarter; an entry a step, b fraction bits.
+    """M = decay_1 m + weight_1 R,  V = decay_2 (s^2 + s) + weight_2 R^2 + quarter; an entry a step, b fraction bits.
 
-    V has decay_2 (s + 1/2)^2 in it: a root is rounded down, so what was stored stands for a half more.
+    `offset` is added to M where it is rounded. V has decay_2 (s + 1/2)^2 in it: a root is rounded down, so what was stored
+    stands for a half more.
     """
 
     decay_1: Integers

@@ -1,14 +1,14 @@
 """Adam's moments of a layer with GaLore, stored in 8 bits after every step, as COAT stores them (Xi et al. 2024).
 
-    M_t     = decay_1 m_t + weight_1 R_t + offset,                      x_t = floor(M_t / 2^b),        m_{t+1} = cast(x_t)
-    V_t     = decay_2 (s_t^2 + s_t) + weight_2 R_t^2 + quarter,         S_t = floor(sqrt(V_t / 2^b)),  s_{t+1} = cast(S_t)
+    M_t     = decay_1 m_t + weight_1 R_t,                           x_t = floor((M_t + offset) / 2^b),  m_{t+1} = cast(x_t)
+    V_t     = decay_2 (s_t^2 + s_t) + weight_2 R_t^2 + quarter,     S_t = floor(sqrt(V_t / 2^b)),       s_{t+1} = cast(S_t)
     U_t     = floor(M_t / (S_t + epsilon));                             m_0 = s_0 = 0
 
 The second moment is stored through its root. Each step has public coefficients of its own, so that small changes are not lost
 in rounding (dither.py). cast is E4M3 after range expansion (expanded.py), looked up (casts.py), which is the range check of x
-and S as well. M and V are not committed: with rest = M - 2^b x, M is 2^b x + rest, so one relation says what M is and the
-quotient takes it from there. What a step begins with is what the step before stored, so a claim on M is one on R, on m one step
-earlier, and on the segment's start."""
+and S as well. M and V are not committed: with rest = M + offset - 2^b x, M is 2^b x + rest - offset, so one relation says what
+M is and the quotient takes it from there. What a step begins with is what the step before stored, so a claim on M is one on R,
+on m one step earlier, and on the segment's start."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class StoredMoments:
         units, samples = layer.shape.weights(channel, "moment")
         rounded = Claim(Linear())
         claiming.add_first(rounded, units, samples)
-        claiming.add_rounded(rounded, -1, units, samples)
-        found += [rounded, *layer.quotient.claims(named, channel, claiming.add_rounded)]
+        claiming.add_mean(rounded, -1, units, samples)
+        found += [rounded, *layer.quotient.claims(named, channel, claiming.add_mean)]
         return found + [claim for kind in ("first", "second") for claim in claiming.edges(kind, channel)]
 
     def tables(self, projected: Integers, first: Integers, second: Integers) -> dict[str, Integers]:
@@ -81,14 +81,15 @@ class StoredMoments:
         means, squares = np.empty_like(steps), np.empty_like(steps)
         store_first, store_second, c = self._storing("first"), self._storing("second"), self.coefficients
         for t, fresh in enumerate(steps):
-            means[t] = c.decay_1[t] * first + c.weight_1[t] * fresh + c.offset[t]
+            means[t] = c.decay_1[t] * first + c.weight_1[t] * fresh
             squares[t] = c.decay_2[t] * (second * second + second) + c.weight_2[t] * fresh * fresh + c.quarter[t]
-            first = store_first(means[t] >> spec.moment_bits)
+            first = store_first((means[t] + c.offset[t]) >> spec.moment_bits)
             second = store_second(floor_root(squares[t] >> spec.moment_bits))
         mean, square = (values.transpose(1, 0, 2).reshape(projected.shape) for values in (means, squares))
         root = layer.root.tables(square)
-        exact = mean >> spec.moment_bits
-        made = {f"first{j}.exact": exact + SIGN_OFFSET, f"first{j}.rest": mean - (exact << spec.moment_bits)}
+        rounded = mean + np.repeat(c.offset, layer.rank)
+        exact = rounded >> spec.moment_bits
+        made = {f"first{j}.exact": exact + SIGN_OFFSET, f"first{j}.rest": rounded - (exact << spec.moment_bits)}
         return {**root, **layer.quotient.tables(mean, root[layer.root.name] + spec.epsilon), **made}
 
     def after(self, tables: Mapping[str, Any]) -> list[Integers]:
@@ -126,7 +127,6 @@ class _Claiming:
         add_signed(claim, self.named[f"projected{j}"], 1, units, self._scaled(samples, c.weight_1))
         add_signed(claim, self.named[f"first{j}"], 1, units, earlier)
         claim.add_block(self.named[f"start.first{j}"], 1, units, at_start)
-        claim.add_constant(field.total(units) * field.total(self._scaled(samples, c.offset)))
 
     def add_second(self, claim: Claim, coefficient: int, units: Array, samples: Array) -> None:
         """coefficient * <V, units x samples>."""
@@ -139,11 +139,13 @@ class _Claiming:
             claim.add_product(self.named[name], root, above, coefficient, units, places)
         claim.add_constant(coefficient * field.total(units) * field.total(self._scaled(samples, c.quarter)))
 
-    def add_rounded(self, claim: Claim, coefficient: int, units: Array, samples: Array) -> None:
-        """coefficient * <2^b x + rest, units x samples>."""
+    def add_mean(self, claim: Claim, coefficient: int, units: Array, samples: Array) -> None:
+        """coefficient * <M, units x samples> from what it was rounded to: 2^b x + rest - offset."""
         j, bits = self.layer.layer, self.layer.spec.moment_bits
         add_signed(claim, self.named[f"first{j}.exact"], coefficient << bits, units, samples)
         claim.add_block(self.named[f"first{j}.rest"], coefficient, units, samples)
+        offsets = field.total(self._scaled(samples, self.coefficients.offset))
+        claim.add_constant(-coefficient * field.total(units) * offsets)
 
     def edges(self, kind: str, channel: Channel) -> list[Claim]:
         layer, name = self.layer, f"{kind}{self.layer.layer}"
