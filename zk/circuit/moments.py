@@ -112,17 +112,20 @@ def averages(kernel: Kernel, fresh: Integers, before: Integers) -> Integers:
 
 def averaged(layer: Projected, kernel: Kernel, samples: Array) -> tuple[Array, Array]:
     """Weights on averages as weights on what is averaged, over (step, place), and on periods' beginnings."""
-    fresh, before = [], []
-    for first in range(0, layer.statement.steps, layer.spec.gap):
-        steps = min(layer.spec.gap, layer.statement.steps - first)
-        here = np.ascontiguousarray(samples.reshape(-1, layer.rank, 4)[first : first + steps].transpose(1, 0, 2))
-        rows = max(1, AVERAGED // steps)
-        for source in range(0, steps, rows):
-            lags = np.arange(steps) - np.arange(source, min(source + rows, steps))[:, None]  # [source, step]
-            matrix = np.where(lags >= 0, np.array(kernel.weights)[np.maximum(lags, 0)], 0)
-            fresh.append(_mixed(matrix, here).reshape(-1, 4))
-        before.append(_mixed(np.array(kernel.decay)[None, 1 : steps + 1], here)[0])
-    return np.concatenate(fresh), np.concatenate([*before, field.zeros(layer.rank)])
+    rank, gap, steps = layer.rank, layer.spec.gap, layer.statement.steps
+    fresh, before, begin = [], [], 0
+    for periods, length in ((steps // gap, gap), (1, steps % gap)):  # all whole ones at once, then what is left of the last
+        if periods * length == 0:
+            continue
+        these = samples[begin * rank : (begin + periods * length) * rank].reshape(periods, length, rank, 4)
+        here, begin = these.transpose(0, 2, 1, 3).reshape(-1, length, 4), begin + periods * length
+        rows, parts = max(1, AVERAGED // length), []
+        for source in range(0, length, rows):
+            lags = np.arange(length) - np.arange(source, min(source + rows, length))[:, None]  # [source, step]
+            parts.append(_mixed(np.where(lags >= 0, np.array(kernel.weights)[np.maximum(lags, 0)], 0), here))
+        fresh.append(np.concatenate(parts).reshape(length, periods, rank, 4).transpose(1, 0, 2, 3).reshape(-1, 4))
+        before.append(_mixed(np.array(kernel.decay)[None, 1 : length + 1], here)[0])
+    return np.concatenate(fresh), np.concatenate([*before, field.zeros(rank)])
 
 
 def _mixed(matrix: NDArray[np.int64], weights: Array) -> Array:
