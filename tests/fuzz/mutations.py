@@ -12,6 +12,7 @@ from random import Random
 
 from fuzz import seeds
 from fuzz.drafts import Draft, canonical
+from fuzz.method_shapes import OBJECTS
 from fuzz.seeds import Item
 from fuzz.shapes import ANYTHING, edge, enlarged, fitting, is_within, points, resized, seeded, stated_work, statement_in
 from zkaudit.zk.field import MODULUS
@@ -31,7 +32,8 @@ def mutated(rng: Random, draft: Draft) -> bytes:
 
 def begun(rng: Random) -> Draft:
     """A draft of an honest seed, the smallest most often."""
-    return Draft.of(rng.choices(seeds.honest(), (6, 2, 1, 1))[0])
+    found = seeds.honest()
+    return Draft.of(rng.choices(found, (6, 2, *(1,) * (len(found) - 2)))[0])
 
 
 def head_bytes(rng: Random, draft: Draft) -> bytes:
@@ -92,11 +94,11 @@ def header_fields(rng: Random, draft: Draft) -> bytes:
     if fields is None:
         return head_bytes(rng, draft)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        name = rng.choice((*fields, "more"))
+        name = rng.choice((*fields, *(name for name in fields if name in OBJECTS), "more", "records", rng.choice(OBJECTS)))
         if rng.random() < 0.1:
             fields.pop(name, None)
         else:
-            fields[name] = rng.choice(ANYTHING) if rng.random() < 0.2 else edge(rng, name)
+            fields[name] = rng.choice(ANYTHING) if rng.random() < 0.2 else edge(rng, name, fields.get(name))
     return replace(draft, header=canonical(fields)).encode()
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
+from method_proofs import hidden_method_proof
+from method_segments import data_of, fp8_of, galore_of, lora_of, stored_of
+
 from zkaudit.zk import argument, curve
 from zkaudit.zk.channel import Blinder
 from zkaudit.zk.errors import InvalidProof
@@ -14,6 +17,7 @@ from zkaudit.zk.field import MODULUS
 from zkaudit.zk.hiding import POINT_BYTES, SCALAR_BYTES, HidingVerifier
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.proof_file import ProofFile
+from zkaudit.zk.samplers import Buckets, ViewBatch
 from zkaudit.zk.statement import Statement, derive_batch_seed
 from zkaudit.zk.testing.segments import example, hidden_proof, statement_of
 
@@ -38,7 +42,10 @@ class Seed:
 
 @cache
 def honest() -> tuple[Seed, ...]:
-    """Proofs that hold; the first two are of one statement but for the commitments. The same in every process."""
+    """Proofs that hold; the first two are of one statement but for the commitments. The same in every process.
+
+    Then all that a header may have beside plain SGD: samplers, records, and each method.
+    """
     smallest = statement_of(widths=(1, 1), loss="square", batch=1, steps=1, rows=1, columns=8)
     hidden = statement_of(widths=(2, 3, 2), loss="cross_entropy", batch=2, steps=2, rows=5, columns=8)
     three = statement_of(widths=(3, 2, 2, 1), loss="square", batch=1, steps=3, rows=4, columns=10)
@@ -46,6 +53,19 @@ def honest() -> tuple[Seed, ...]:
         hidden_proof(example(statement), statement, Blinder(f"fuzz {i}".encode()))
         for i, statement in enumerate((smallest, smallest, hidden, three))
     ]
+    small = statement_of(widths=(2, 3, 2), batch=2, steps=2, rate=40, rows=5, columns=8)
+    sampled = [
+        replace(small, sampler=ViewBatch(2), records="ab" * 32),
+        replace(small, sampler=Buckets((1, 1, 2, 3, 9), ())),
+    ]
+    files += [hidden_proof(example(s), s, Blinder(f"fuzz {s.sampler}".encode())) for s in sampled]
+    of_methods = [
+        galore_of(small, gap=1, energy=1),
+        galore_of(replace(small, rates=(1, 2)), optimizer="sgd", basis="random"),
+        fp8_of(stored_of(small)),
+        fp8_of(lora_of(small, (1, 2)), "e5m2"),
+    ]
+    files += [hidden_method_proof(s, data_of(s), Blinder(f"fuzz method {i}".encode())) for i, s in enumerate(of_methods)]
     return tuple(Seed(file, filled(file.statement, lambda: IDENTITY, lambda: 0).items) for file in files)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from fuzz import seeds
 from fuzz.drafts import Draft
+from fuzz.method_shapes import OBJECTS, edged, fitting_methods
 from fuzz.target import BUDGET
-from zkaudit.zk import argument
+from zkaudit.zk import argument, methods, samplers
 from zkaudit.zk.errors import BadInput
 from zkaudit.zk.layout import Layout
 from zkaudit.zk.proof_file import ProofFile
@@ -47,8 +48,10 @@ ANYTHING: tuple[Any, ...] = (
 )
 
 
-def edge(rng: Random, name: str) -> Any:
-    """A value at the edge of what the field may hold, on either side of it."""
+def edge(rng: Random, name: str, value: Any = None) -> Any:
+    """A value at the edge of what the field may hold, on either side of it; `value` is what an object holds now."""
+    if name in OBJECTS:
+        return edged(rng, value) if isinstance(value, dict) else {"ranks": [1], "kind": "view-batch", "views": 1}
     if name in RANGES:
         low, high = RANGES[name]
         return rng.choice(
@@ -90,6 +93,7 @@ def fitting(rng: Random, draft: Draft) -> Statement | None:
     }
     names = rng.sample(list(drawn), rng.choice((1, 2, 12)))
     statement = _chained(replace(statement, **{name: drawn[name] for name in names}))
+    statement = replace(statement, **fitting_methods(rng, statement))
     return statement if is_within(statement) else None
 
 
@@ -112,7 +116,8 @@ def enlarged(rng: Random, s: Statement, power: int) -> Statement:
         )
     )
     columns = rng.choice((4, 8, 12, 15, 15, 15))
-    return _chained(replace(s, **{"columns": columns, "weight_bits": rng.choice((32, 48)), "seed": "edge", **large}))
+    larger = _chained(replace(s, **{"columns": columns, "weight_bits": rng.choice((32, 48)), "seed": "edge", **large}))
+    return replace(larger, **fitting_methods(rng, larger))
 
 
 def _chained(s: Statement) -> Statement:
@@ -160,9 +165,11 @@ def statement_in(draft: Draft) -> Statement | None:
         return None
     try:
         fields["widths"], fields["rates"] = tuple(fields["widths"]), tuple(fields["rates"])
+        fields |= {name: methods.read(kind, fields.get(name)) for name, kind in methods.SPECS.items()}
+        fields["sampler"] = samplers.read(fields.get("sampler"))
         statement = Statement(**fields, data=draft.data, start=draft.start, end=draft.end)
         check(statement)
-    except (BadInput, TypeError, KeyError):
+    except (BadInput, TypeError, KeyError, ValueError):
         return None
     return statement
 
