@@ -31,7 +31,7 @@ def norm(module: nn.Module, x: Tensor, group: int, exact: bool) -> Tensor | None
 
 def gate(function: nn.Module, x: Tensor, up: Tensor, group: int, exact: bool) -> Tensor | None:
     """function(x) * up, storing both in FP8; None where that takes Stored."""
-    if type(function).__name__ not in SILU or not _fits(x, group) or up.dtype != x.dtype:
+    if type(function).__name__ not in SILU or not _fits(x, group) or (up.dtype, up.shape) != (x.dtype, x.shape):
         return None
     return _Gate.apply(x, up, group, exact)  # type: ignore[no-any-return, no-untyped-call]
 
