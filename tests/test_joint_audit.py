@@ -31,11 +31,11 @@ from zkaudit.attacks.joint.client import Client, layers, named
 from zkaudit.attacks.joint.defending import adaptive, measured_defences, trial
 from zkaudit.attacks.joint.factors import SparseFactors
 from zkaudit.attacks.joint.labels import label_slots
-from zkaudit.attacks.joint.network import mean_loss, trained
 from zkaudit.attacks.joint.ratios import Ratios, on_grid, regression
 from zkaudit.attacks.joint.scoring import Scorer
 from zkaudit.attacks.joint.unrolled import UnrolledMatching, distance
 from zkaudit.attacks.report import SCHEMA
+from zkaudit.training.fixedpoint.float_step import mean_loss, trained
 
 torch.set_num_threads(1)
 GRID = 2.0**-8

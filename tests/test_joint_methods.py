@@ -32,7 +32,6 @@ from zkaudit.attacks.joint.labels import sole_label
 from zkaudit.attacks.joint.meter import measured
 from zkaudit.attacks.joint.method import Method, as_gradients
 from zkaudit.attacks.joint.mixtures import smallest_record
-from zkaudit.attacks.joint.network import trained
 from zkaudit.attacks.joint.ratios import Ratios
 from zkaudit.attacks.joint.reading import first_layer, shown_bases, unrolled_adam
 from zkaudit.attacks.joint.scoring import Scorer
@@ -42,7 +41,7 @@ from zkaudit.attacks.report import SCHEMA
 from zkaudit.cli.joint import handed_over
 from zkaudit.training.config import DataConfig, FixedPoint, ModelConfig, RunConfig, TrainingConfig
 from zkaudit.training.fixedpoint.adapters import initial_adapters
-from zkaudit.training.fixedpoint.float_step import Updates
+from zkaudit.training.fixedpoint.float_step import Updates, trained
 from zkaudit.training.fixedpoint.network import initial_network, quantise
 from zkaudit.training.fixedpoint.run import targets
 from zkaudit.training.fixedpoint.trainer import train

@@ -29,11 +29,11 @@ from zkaudit.attacks.joint import controls
 from zkaudit.attacks.joint.client import Client, Found, Seen, layers, named
 from zkaudit.attacks.joint.factors import ROUGH_DRAWS, ROUGHLY, SparseFactors
 from zkaudit.attacks.joint.mixtures import smallest_record
-from zkaudit.attacks.joint.network import mean_loss, trained
 from zkaudit.attacks.joint.ratios import Ratios, guesses, regression
 from zkaudit.attacks.joint.scoring import Scorer
 from zkaudit.attacks.joint.sparse_records import SparseRecords
 from zkaudit.attacks.joint.unrolled import UnrolledMatching
+from zkaudit.training.fixedpoint.float_step import mean_loss, trained
 
 SEEDS = (0, 1, 2)
 TIMES = 8  # what batch and local steps are multiplied by

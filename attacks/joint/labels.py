@@ -13,9 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from zkaudit.attacks.joint.client import Seen
-from zkaudit.attacks.joint.method import PLAIN
 from zkaudit.attacks.matching.classes import label
-from zkaudit.training.fixedpoint.float_step import forward
+from zkaudit.training.fixedpoint.float_step import PLAIN, forward
 
 
 def label_slots(seen: Seen) -> Tensor:

@@ -26,9 +26,9 @@ from zkaudit.attacks.attack import Progress, silent
 from zkaudit.attacks.errors import AuditError
 from zkaudit.attacks.joint.client import Found, Seen
 from zkaudit.attacks.joint.labels import assigned, label_slots, sole_label
-from zkaudit.attacks.joint.network import trained
 from zkaudit.attacks.joint.ratios import guesses
 from zkaudit.attacks.joint.reading import shown_bases, unrolled_adam
+from zkaudit.training.fixedpoint.float_step import trained
 
 SMALL = 0.3  # size of random records to start from
 UNSEEN = 0.01  # the same where some directions of a record are not seen: there they stay as they are

@@ -1,5 +1,5 @@
-"""A step of training in floating point with any method that can be proved, written out: what comes after can be differentiated
-by the records.
+"""Training in floating point with any method that can be proved, step by step and written out: what comes after can be
+differentiated by the records.
 
 With A_0 the inputs of a step's batch of B records, W_j of shape (d_j + 1, d_{j+1}) and the bias as its last row:
 
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from zkaudit.training.fixedpoint import fp8 as casts
 from zkaudit.training.fixedpoint.adapters import merged
@@ -89,6 +90,27 @@ class FloatMethod:
         return basis
 
 
+PLAIN = FloatMethod()
+
+
+def trained(
+    start: Weights,
+    inputs: Tensor,
+    targets: Tensor,
+    batches: Tensor,
+    rates: Sequence[float],
+    loss: str,
+    method: FloatMethod = PLAIN,
+    frozen: Weights = (),
+) -> list[Tensor]:
+    """Weights after a step for each row of `batches` (T, B), which holds rows of `inputs` (n, d) and `targets` (n, o)."""
+    weights, updates = list(start), Updates(method)
+    for t, (rows, rate) in enumerate(zip(batches, rates, strict=True)):
+        layers = method.layers(frozen, weights)
+        weights = updates.after(t, weights, mean_gradients(layers, inputs[rows], targets[rows], loss, method), rate)
+    return weights
+
+
 def mean_gradients(layers: Weights, inputs: Tensor, targets: Tensor, loss: str, method: FloatMethod) -> list[Tensor]:
     """D_j of each layer, for `inputs` (B, d_0) and `targets` (B, outputs); `layers` are all layers' weights."""
     products, activations = forward(layers, inputs, method)
@@ -109,6 +131,14 @@ def forward(layers: Weights, inputs: Tensor, method: FloatMethod) -> tuple[list[
         if j < len(layers) - 1:
             activations.append(method.activation(j, products[j].relu()))
     return products, activations
+
+
+def mean_loss(weights: Weights, inputs: Tensor, targets: Tensor, loss: str) -> float:
+    """Over all records, of a network without a method."""
+    outputs = forward(weights, inputs, PLAIN)[0][-1]
+    if loss == "cross_entropy":
+        return float(functional.cross_entropy(outputs, targets.argmax(1)))
+    return float((outputs - targets).square().sum() / (2 * len(inputs)))
 
 
 class Updates:

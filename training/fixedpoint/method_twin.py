@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zkaudit.training.config import Settings
 from zkaudit.training.data import Dataset
-from zkaudit.training.fixedpoint.float_step import FloatMethod, Updates, mean_gradients
+from zkaudit.training.fixedpoint.float_step import FloatMethod, trained
 from zkaudit.training.fixedpoint.network import accuracy, from_matrices
 
 
@@ -32,9 +32,6 @@ def method_twin(
     )
     weights, base = ([matrix.to(torch.float64) * 2.0**-bits.weight_bits for matrix in given] for given in (start, frozen))
     x, y = torch.from_numpy(dataset.x_train).to(torch.float64), torch.from_numpy(dataset.y_train)
-    wanted, updates = torch.nn.functional.one_hot(y, dataset.classes).to(torch.float64), Updates(method)
-    for t, (rows, rate) in enumerate(zip(batches, settings.learning_rates, strict=True)):
-        chosen = torch.from_numpy(np.ascontiguousarray(rows))
-        gradients = mean_gradients(method.layers(base, weights), x[chosen], wanted[chosen], settings.loss, method)
-        weights = updates.after(t, weights, gradients, rate)
-    return accuracy(from_matrices(method.layers(base, weights)), dataset.x_test, dataset.y_test)
+    wanted, rows = torch.nn.functional.one_hot(y, dataset.classes).to(torch.float64), torch.from_numpy(batches.astype(np.int64))
+    end = trained(weights, x, wanted, rows, settings.learning_rates, settings.loss, method, base)
+    return accuracy(from_matrices(method.layers(base, end)), dataset.x_test, dataset.y_test)
