@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from zkaudit.training.errors import TrainingError
-from zkaudit.training.provable import GROUP, GaLore, Kernel
+from zkaudit.training.fixedpoint.expansion import grouped
+from zkaudit.training.fixedpoint.step import SIGNED_RANGE
+from zkaudit.training.provable import GaLore, Kernel
 from zkaudit.zk.circuit import expanded
 from zkaudit.zk.circuit.dither import Coefficients
-
-OFFSET = 1 << 15  # of a first moment in its table
 
 
 class Moments(ABC):
@@ -107,7 +107,7 @@ class StoredMoments(Moments):
 
     def store(self, mean: Tensor, root: Tensor) -> None:
         first = (mean + self._offset) >> self.method.moment_bits
-        if int(first.min()) < -OFFSET or int(first.max()) >= OFFSET:
+        if int(first.min()) < -SIGNED_RANGE or int(first.max()) >= SIGNED_RANGE:
             raise TrainingError("the first moment leaves 16 bits; use fewer [galore] projection_bits")
         self.before = [self._cast("first", first), self._cast("second", root)]
 
@@ -116,9 +116,8 @@ class StoredMoments(Moments):
 
     def _cast(self, kind: str, values: Tensor) -> Tensor:
         given = getattr(self.method, f"{kind}_exponents")[self.layer]
-        exponents, width = (given, GROUP) if isinstance(given, tuple) else ((given,), values.shape[1])
-        offset, parts = OFFSET if kind == "first" else 0, []
-        for exponent, part in zip(exponents, torch.split(values, width, 1), strict=True):
+        offset, parts = SIGNED_RANGE if kind == "first" else 0, []
+        for exponent, part in grouped(values, given):
             if (kind, exponent) not in self._tables:
                 self._tables[kind, exponent] = torch.from_numpy(expanded.table(kind, exponent)).to(values.device)
             parts.append(self._tables[kind, exponent][part + offset] - offset)

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from zkaudit.zk.methods import FRACTION
+
 Integers = NDArray[np.int64]
 
 FACTOR, OFFSET = 49471, 37345  # multipliers of u and v
 ONE = 19  # g is a multiple of 2^-19
-DECAY = 10  # bits of the moments' decay rates
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,29 @@ class Coefficients:
     @staticmethod
     def of(beta1: int, beta2: int, bits: int, first_step: int, steps: int) -> Coefficients:
         """Of decay rates beta / 2^10, for some steps of a run."""
-        number = (np.arange(first_step + 1, first_step + steps + 1, dtype=np.int64)) & 0xFFFF
-        factor = (1 << ONE) + (number * FACTOR & 0xFFFF) - (1 << 15)
+        number = np.arange(first_step + 1, first_step + steps + 1, dtype=np.int64) & 0xFFFF
+        factor = _factors(number)
 
         def scaled(rate: int, power: int) -> Integers:
-            dropped = DECAY + power * ONE - bits
+            dropped = FRACTION + power * ONE - bits
             return (rate * factor**power + (1 << (dropped - 1))) >> dropped
 
         decay_2 = scaled(beta2, 2)
         return Coefficients(
             scaled(beta1, 1),
-            scaled((1 << DECAY) - beta1, 1),
+            scaled((1 << FRACTION) - beta1, 1),
             (number * OFFSET & 0xFFFF) >> (16 - bits),
             decay_2,
-            scaled((1 << DECAY) - beta2, 2),
+            scaled((1 << FRACTION) - beta2, 2),
             decay_2 >> 2,
         )
 
 
 def factor(step: int) -> float:
     """g of one step."""
-    return 1 + (((step + 1) * FACTOR & 0xFFFF) / 65536 - 0.5) / 8
+    return float(_factors(np.array(step + 1))) / (1 << ONE)
+
+
+def _factors(number: Integers) -> Integers:
+    """g in units of 2^-19, for numbers of steps counted from 1."""
+    return (1 << ONE) + (number * FACTOR & 0xFFFF) - (1 << 15)
