@@ -108,6 +108,14 @@ def to_bfloat16(x):
 
 
 @triton.jit
+def grouped(x, WIDE: tl.constexpr, NATIVE: tl.constexpr):
+    """Codes of rows of float32 that have a scale each, and the scales: of bfloat16, in float32."""
+    largest = largest_of(tl.abs(x))
+    scale = to_bfloat16(tl.div_rn(tl.where(largest < SMALL, SMALL, largest), 57344.0 if WIDE else 448.0))
+    return encode(scaled(x, scale[:, None], NATIVE), WIDE, NATIVE), scale
+
+
+@triton.jit
 def greater(a, b):
     return tl.maximum(a, b)
 

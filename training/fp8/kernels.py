@@ -15,7 +15,7 @@ from zkaudit.training.fp8.device_codes import (
     decode,
     encode,
     greater,
-    largest_of,
+    grouped,
     native,
     scaled,
     sizes,
@@ -190,11 +190,9 @@ def _quantize_groups(
     inside = (chosen[:, None] < count) & (inner < group) & (channel < width)
     place = row[:, None] * width + channel
     x = tl.load(values + place, mask=inside, other=0).to(tl.float32)
-    largest = largest_of(tl.abs(x))
-    largest = tl.where(largest < SMALL, SMALL, largest)
-    scale = to_bfloat16(tl.div_rn(largest, 57344.0 if WIDE else 448.0))
+    code, scale = grouped(x, WIDE, NATIVE)
     tl.store(scales + chosen, scale.to(tl.bfloat16), mask=chosen < count)
-    tl.store(found + place, encode(scaled(x, scale[:, None], NATIVE), WIDE, NATIVE), mask=inside)
+    tl.store(found + place, code, mask=inside)
 
 
 @triton.jit

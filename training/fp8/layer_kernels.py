@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zkaudit.training.fp8.device_codes import BLOCK, LARGEST, SMALL, decode, encode, largest_of, native, scaled, to_bfloat16
+from zkaudit.training.fp8.device_codes import BLOCK, decode, grouped, native, to_bfloat16
 
 ROWS = 512  # programs that share the rows of a norm's backward pass
 Stored = tuple[Tensor, Tensor]  # codes, and the groups' scales in bfloat16
@@ -86,14 +86,6 @@ def _groups_of(x: Tensor, group: int) -> dict[str, int]:
 
 
 @triton.jit
-def _grouped(x, NATIVE: tl.constexpr):
-    """Codes and scales of rows of float32."""
-    largest = largest_of(tl.abs(x))
-    scale = to_bfloat16(tl.div_rn(tl.where(largest < SMALL, SMALL, largest), LARGEST))
-    return encode(scaled(x, scale[:, None], NATIVE), False, NATIVE), scale
-
-
-@triton.jit
 def _read(code, scale, NATIVE: tl.constexpr, ROUNDS: tl.constexpr):
     """What rows of codes stand for, in float32, rounded as their tensor's own type rounds."""
     return _rounded(decode(code, False, NATIVE) * scale[:, None], ROUNDS)
@@ -124,7 +116,7 @@ def _norm_forward(
     channel = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     inside = channel < width
     x = tl.load(values + row * width + channel, mask=inside, other=0).to(tl.float32)
-    code, scale = _grouped(x, NATIVE)
+    code, scale = grouped(x, False, NATIVE)
     tl.store(codes + row * width + channel, code, mask=inside)
     tl.store(scales + row * (width // GROUP) + group, scale.to(tl.bfloat16), mask=group * GROUP < width)
     if not EXACT:
@@ -174,8 +166,8 @@ def _gate_forward(
     group, place, real, inside = _groups(count, GROUPS, GROUP)
     x = tl.load(values + place, mask=inside, other=0).to(tl.float32)
     u = tl.load(up + place, mask=inside, other=0).to(tl.float32)
-    code, scale = _grouped(x, NATIVE)
-    up_code, up_scale = _grouped(u, NATIVE)
+    code, scale = grouped(x, False, NATIVE)
+    up_code, up_scale = grouped(u, False, NATIVE)
     tl.store(codes + place, code, mask=inside)
     tl.store(scales + group, scale.to(tl.bfloat16), mask=real)
     tl.store(up_codes + place, up_code, mask=inside)
