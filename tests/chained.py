@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zkaudit.zk import curve, hyrax
 from zkaudit.zk.argument import Phases
 from zkaudit.zk.backend import HOST, Place
 from zkaudit.zk.channel import Blinder
@@ -16,7 +15,7 @@ from zkaudit.zk.proof_file import ProofFile
 from zkaudit.zk.sampling import batch_rows
 from zkaudit.zk.statement import Statement, derive_batch_seed, end_bound
 from zkaudit.zk.tables import data_tables, weight_tables
-from zkaudit.zk.testing.segments import MemoryTrace, end_weights, trained, witness_of
+from zkaudit.zk.testing.segments import MemoryTrace, end_weights, opened, trained, witness_of
 
 Data = tuple[Any, Any, list[Any]]  # inputs, targets, start weights
 
@@ -43,8 +42,8 @@ def first_segment(statement: Statement, data: Data, standing_still: bool = False
     """Commits to data and start weights, fixes the batches, trains and proves. If `standing_still`, training changes nothing,
     and the end commitment is the start's."""
     layout = Layout(statement)
-    of_data = _commit(statement, layout.data, data_tables(layout, data[0], data[1]))
-    start = _commit(statement, layout.start, weight_tables(layout, "start", data[2]))
+    of_data = opened(statement, layout.data, data_tables(layout, data[0], data[1]), Blinder())
+    start = opened(statement, layout.start, weight_tables(layout, "start", data[2]), Blinder())
     statement = replace(statement, data=of_data.commitment, start=start.commitment)
     statement = replace(statement, batch_seed=derive_batch_seed(statement))
     return _proved(statement, data, of_data, start, start if standing_still else None)
@@ -61,7 +60,7 @@ def next_segment(before: Segment, data: Data, recommit: bool = False, **changes:
     )  # fmt: skip
     if recommit:
         layout = Layout(statement)
-        of_data = _commit(statement, layout.data, data_tables(layout, data[0], data[1]))
+        of_data = opened(statement, layout.data, data_tables(layout, data[0], data[1]), Blinder())
     statement = replace(statement, data=of_data.commitment, **changes)
     return _proved(statement, (data[0], data[1], before.weights), of_data, start)
 
@@ -74,14 +73,9 @@ def _proved(statement: Statement, data: Data, of_data: Opening, start: Opening, 
     later.__dict__.update({**trace.__dict__, "manifest": later.manifest, "states": {s.first_step: trace.states[0]}})
     later.__dict__["first"] = s.first_step
     witness = witness_of(s, later, batches)
-    end = end or _commit(s, Layout(s).end, witness.tables)
+    end = end or opened(s, Layout(s).end, witness.tables, Blinder())
     statement = replace(s, end=end.commitment)
     witness = type(witness)(Layout(statement), witness.tables, batches)
     openings = [of_data, start, end]
     file = prove_segment(statement, witness, openings, Blinder(), Phases())
     return Segment(file, end_weights(trace, s.layers), openings)
-
-
-def _commit(statement: Statement, blocks: Any, tables: Any) -> Opening:
-    points, blindings = hyrax.commit(blocks, tables, statement.columns, Blinder())
-    return Opening(statement.columns, curve.compress(points), blindings, "")

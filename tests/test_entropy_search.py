@@ -96,16 +96,6 @@ def test_a_log_that_does_not_follow_from_itself_is_found(costs: tuple[float, ...
     assert check(POOL, "7", costs, swapped, options, kind=EntropySearch) == 8
 
 
-def test_no_mixture_is_tried_twice_at_a_size_until_none_is_left() -> None:
-    search = EntropySearch(POOL[:7], "7")
-    for _ in range(7):
-        trial = search.propose()
-        search.tell(trial, score(POOL[trial.mixture]))
-    assert sorted(outcome.trial.mixture for outcome in search.log) == list(range(7))
-    with pytest.raises(TrainingError, match="every mixture of the pool has been tried"):
-        search.propose()
-
-
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainingError, match="no trials yet"):
         EntropySearch(POOL, "7").recommend()

@@ -21,6 +21,7 @@ from zkaudit.training.mixture.admire import (
     dirichlet_pool,
     expected_improvement,
 )
+from zkaudit.training.mixture.entropy_search import EntropySearch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,8 +62,9 @@ def test_the_correlation_between_sizes_is_the_posterior_s() -> None:
     assert surface.correlation(asked, 0, 1) == pytest.approx(np.clip(expected, 0, 1), abs=1e-3)
 
 
-def test_no_mixture_is_tried_twice_at_a_size_until_none_is_left() -> None:
-    search = MixtureSearch(POOL[:7], "7")
+@pytest.mark.parametrize("kind", [MixtureSearch, EntropySearch])
+def test_no_mixture_is_tried_twice_at_a_size_until_none_is_left(kind: type[MixtureSearch]) -> None:
+    search = kind(POOL[:7], "7")
     for _ in range(7):
         trial = search.propose()
         search.tell(trial, score(POOL[trial.mixture]))

@@ -140,6 +140,13 @@ class Committed:
     openings: list[Opening]
 
 
+def opened(statement: Statement, blocks: Any, tables: Any, blinder: channel.Blinder, place: Place = HOST) -> Opening:
+    """A commitment to the tables of some blocks, with what opens it."""
+    placed = {block.name: place.put(tables[block.name]) for block in blocks}
+    points, blindings = hyrax.commit(blocks, placed, statement.columns, blinder)
+    return Opening(statement.columns, curve.compress(points), blindings, "")
+
+
 def committed(
     data: tuple[Any, Any, list[Any]], statement: Statement, blinder: channel.Blinder | None = None, place: Place = HOST
 ) -> Committed:
@@ -150,16 +157,11 @@ def committed(
     trace.__dict__.update(inputs=data[0], targets=data[1])
     fixed = {**data_tables(layout, *trace.data()), **weight_tables(layout, "start", data[2])}
 
-    def opened(blocks: Any, tables: Any) -> Opening:
-        placed = {block.name: place.put(tables[block.name]) for block in blocks}
-        points, blindings = hyrax.commit(blocks, placed, statement.columns, blinder)
-        return Opening(statement.columns, curve.compress(points), blindings, "")
-
-    opening, start = opened(layout.data, fixed), opened(layout.start, fixed)
+    opening, start = (opened(statement, blocks, fixed, blinder, place) for blocks in (layout.data, layout.start))
     statement = replace(statement, data=opening.commitment, start=start.commitment)
     statement = replace(statement, batch_seed=derive_batch_seed(statement))
     witness = witness_of(statement, trained(statement, data), place=place)
-    end = opened(layout.end, witness.tables)
+    end = opened(statement, layout.end, witness.tables, blinder, place)
     statement = replace(statement, end=end.commitment)
     return Committed(statement, Witness(Layout(statement), witness.tables, witness.batches), [opening, start, end])
 
