@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 from zkaudit.attacks.errors import AuditError
@@ -22,6 +23,7 @@ TEMPLATES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("To reach {name} call {phone} or write to {email} during office hours.", ("phone", "email")),
 )
 KINDS = ("phone", "email", "address", "card", "birth")
+BORN = date(1935, 11, 26), date(2008, 11, 26)  # fixed days: a seed's records are the same whatever today is
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def synthetic(count: int, seed: int, taken: Collection[str] = (), kinds: Sequenc
         "email": fake.free_email,
         "address": lambda: fake.street_address().replace("\n", " "),
         "card": lambda: fake.numerify("%### #### #### ####"),
-        "birth": lambda: fake.date_of_birth(minimum_age=18, maximum_age=90).isoformat(),
+        "birth": lambda: fake.date_time_ad(start_datetime=BORN[0], end_datetime=BORN[1]).date().isoformat(),
     }
     seen = set(taken)
 
